@@ -8,10 +8,20 @@
 
 #![deny(unsafe_code)]
 
+mod cursor;
+mod error;
+mod layout;
+mod map;
 mod metadata;
+mod reader;
+mod sniff;
+mod split;
 mod types;
 mod value;
 
+pub use error::GgufError;
+pub use layout::{DEFAULT_ALIGNMENT, MAX_ARRAY_DEPTH, MAX_NAME_BYTES};
 pub use metadata::{Metadata, MetadataError};
+pub use reader::{Gguf, Shard};
 pub use types::{GgmlType, Shape, ShapeError, TensorInfo, UnknownType};
 pub use value::{Array, GgufString, Value, ValueType};
