@@ -73,6 +73,18 @@ pub enum GgufError {
         /// What is there.
         found: String,
     },
+    /// What was to be written breaks the format or is incomplete.
+    #[error("{}: cannot write {field}: expected {expected}, found {found}", path.display())]
+    CannotWrite {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// What the format allows.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
     /// A tensor type id that ggml gave out and took back.
     #[error("{}: {field}: type id {id} ({name}) was removed from GGML", path.display())]
     RemovedType {
@@ -130,6 +142,7 @@ impl GgufError {
             | Self::Version { path, .. }
             | Self::Truncated { path, .. }
             | Self::Invalid { path, .. }
+            | Self::CannotWrite { path, .. }
             | Self::RemovedType { path, .. }
             | Self::UnknownType { path, .. }
             | Self::MissingShard { path, .. }
@@ -151,7 +164,7 @@ impl GgufError {
             Self::NotAFile { found, .. } if *found == A_DIRECTORY => {
                 "name the .gguf file inside it"
             }
-            Self::NotAFile { .. } => return None,
+            Self::NotAFile { .. } | Self::CannotWrite { .. } => return None,
             Self::NotGguf { hint, .. } => return hint.map(str::to_owned),
             Self::Version { hint, .. } => hint,
             Self::Truncated { needed, size, .. } => {

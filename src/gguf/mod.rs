@@ -9,19 +9,24 @@
 #![deny(unsafe_code)]
 
 mod cursor;
+mod encode;
 mod error;
 mod layout;
 mod map;
 mod metadata;
+mod plan;
 mod reader;
 mod sniff;
 mod split;
 mod types;
 mod value;
+mod writer;
 
 pub use error::GgufError;
 pub use layout::{DEFAULT_ALIGNMENT, MAX_ARRAY_DEPTH, MAX_NAME_BYTES};
 pub use metadata::{Metadata, MetadataError};
+pub use plan::{TensorPlan, WriterOptions};
 pub use reader::{Gguf, Shard};
 pub use types::{GgmlType, Shape, ShapeError, TensorInfo, UnknownType};
 pub use value::{Array, GgufString, Value, ValueType};
+pub use writer::{TensorWriter, Writer};
