@@ -351,3 +351,112 @@ fn describe(value: &Value) -> String {
     }
     format!("{} {text}", value.type_name())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Metadata {
+        let mut metadata = Metadata::new();
+        metadata.insert("u8", 200_u8);
+        metadata.insert("i64", -1_i64);
+        metadata.insert("large", u64::MAX);
+        metadata.insert("f32", 0.5_f32);
+        metadata.insert("f64", 0.25_f64);
+        metadata.insert("flag", true);
+        metadata.insert("text", "words");
+        metadata.insert("broken", GgufString::from(&[0xff_u8][..]));
+        metadata.insert("i16s", vec![0_i16, 1]);
+        metadata.insert("f64s", vec![0.5_f64]);
+        metadata.insert("texts", vec!["a", "b"]);
+        metadata.insert("long", "x".repeat(100));
+        metadata
+    }
+
+    #[test]
+    fn integers_convert_when_nothing_is_lost() {
+        let metadata = sample();
+        assert_eq!(metadata.u32("u8"), Ok(Some(200)));
+        assert_eq!(metadata.i32("i64"), Ok(Some(-1)));
+        assert_eq!(metadata.u64("large"), Ok(Some(u64::MAX)));
+        assert_eq!(metadata.u32_array("i16s"), Ok(Some(vec![0, 1])));
+        assert_eq!(metadata.bool_array("i16s"), Ok(Some(vec![false, true])));
+        assert_eq!(metadata.f32("f64"), Ok(Some(0.25)));
+        assert_eq!(metadata.f32_array("f64s"), Ok(Some(vec![0.5])));
+        assert_eq!(metadata.bool("flag"), Ok(Some(true)));
+        assert_eq!(metadata.u32("absent"), Ok(None));
+    }
+
+    #[test]
+    fn what_does_not_convert_is_named() {
+        let metadata = sample();
+        let errors = [
+            (
+                metadata.u32("i64").unwrap_err(),
+                "`i64`: expected an integer from 0 to 2^32-1, found i64 -1",
+            ),
+            (
+                metadata.i64("large").unwrap_err(),
+                "found u64 18446744073709551615",
+            ),
+            (metadata.u32("f32").unwrap_err(), "found f32 0.5"),
+            (
+                metadata.f32("u8").unwrap_err(),
+                "expected a float, found u8 200",
+            ),
+            (
+                metadata.bool("u8").unwrap_err(),
+                "expected a bool, found u8 200",
+            ),
+            (
+                metadata.str("broken").unwrap_err(),
+                "expected a UTF-8 string, found string",
+            ),
+            (
+                metadata.str("u8").unwrap_err(),
+                "expected a UTF-8 string, found u8 200",
+            ),
+            (
+                metadata.u32_array("u8").unwrap_err(),
+                "expected an array of integers",
+            ),
+            (
+                metadata.string_array("i16s").unwrap_err(),
+                "found array of i16 [0, 1]",
+            ),
+            (metadata.u32("long").unwrap_err(), "xxx..."),
+            (
+                metadata.require_u32("absent").unwrap_err(),
+                "metadata key `absent` is missing",
+            ),
+        ];
+        for (error, wanted) in errors {
+            assert!(
+                error.to_string().contains(wanted),
+                "no `{wanted}` in `{error}`"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_keep_their_order() {
+        let mut metadata = sample();
+        let before: Vec<String> = metadata.iter().map(|(key, _)| key.to_owned()).collect();
+        assert_eq!(metadata.insert("f32", 7_u8), Some(Value::F32(0.5)));
+        assert_eq!(metadata.remove("flag"), Some(Value::Bool(true)));
+        assert_eq!(metadata.remove("flag"), None);
+        metadata.insert("flag", false);
+        let after: Vec<&str> = metadata.iter().map(|(key, _)| key).collect();
+        let mut wanted: Vec<&str> = before
+            .iter()
+            .map(String::as_str)
+            .filter(|key| *key != "flag")
+            .collect();
+        wanted.push("flag");
+        assert_eq!(after, wanted);
+        for key in wanted {
+            assert!(metadata.get(key).is_some(), "{key} is lost");
+        }
+        assert_eq!(metadata.str("text"), Ok(Some("words")));
+    }
+}

@@ -18,6 +18,8 @@ mod plan;
 mod reader;
 mod sniff;
 mod split;
+#[cfg(test)]
+mod tests;
 mod types;
 mod value;
 mod writer;

@@ -292,3 +292,60 @@ pub struct TensorInfo {
     /// Length in bytes, without padding.
     pub bytes: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_names_lead_back_to_the_type() {
+        for &ty in GgmlType::ALL {
+            assert_eq!(GgmlType::from_id(ty.id()), Some(ty));
+            assert_eq!(ty.name().to_lowercase().parse(), Ok(ty));
+            assert_eq!(
+                GgmlType::removed_name(ty.id()),
+                None,
+                "{ty} is listed as removed"
+            );
+        }
+        let error = "Q9_9".parse::<GgmlType>().unwrap_err();
+        assert_eq!(error.to_string(), "unknown tensor type `Q9_9`");
+        assert!(error.hint().is_some_and(|hint| hint.contains("IQ4_NL")));
+    }
+
+    #[test]
+    fn every_id_below_the_last_is_in_use_or_removed() {
+        for id in 0..=42 {
+            let known = GgmlType::from_id(id).is_some();
+            assert_ne!(known, GgmlType::removed_name(id).is_some(), "id {id}");
+        }
+        assert_eq!(GgmlType::from_id(43), None);
+    }
+
+    #[test]
+    fn rows_are_whole_blocks() {
+        assert_eq!(GgmlType::IQ4_NL.row_bytes(4096), Some(4096 / 32 * 18));
+        assert_eq!(GgmlType::Q1_0.row_bytes(256), Some(36));
+        assert_eq!(GgmlType::Q4_K.row_bytes(128), None);
+        assert_eq!(GgmlType::F64.row_bytes(u64::MAX / 4), None);
+    }
+
+    #[test]
+    fn shapes_are_checked() {
+        assert_eq!(Shape::new(&[]), Err(ShapeError::Dimensions { found: 0 }));
+        assert_eq!(
+            Shape::new(&[1; 5]),
+            Err(ShapeError::Dimensions { found: 5 })
+        );
+        assert_eq!(Shape::new(&[4, 0]), Err(ShapeError::Zero { dim: 1 }));
+        assert_eq!(Shape::new(&[1 << 32, 1 << 31]), Err(ShapeError::TooLarge));
+        assert_eq!(Shape::new(&[u64::MAX]), Err(ShapeError::TooLarge));
+        let shape = Shape::new(&[64, 3, 2]).unwrap();
+        assert_eq!(
+            (shape.ne(), shape.elements(), shape.rows()),
+            ([64, 3, 2, 1], 384, 6)
+        );
+        assert_eq!(shape.bytes(GgmlType::Q8_0), Some(6 * 68));
+        assert_eq!(shape.to_string(), "[64, 3, 2]");
+    }
+}
