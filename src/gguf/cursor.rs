@@ -95,14 +95,25 @@ impl<'a> Cursor<'a> {
     }
 
     /// A count of things that take at least `min_bytes` each, refused when the rest of the file cannot hold them.
-    pub(super) fn count(&mut self, min_bytes: u64, field: Field<'_>) -> Result<u64, GgufError> {
+    fn count(&mut self, min_bytes: u64, field: Field<'_>) -> Result<u64, GgufError> {
         let count = self.u64(field)?;
+        self.check_count(count, min_bytes, field)?;
+        Ok(count)
+    }
+
+    /// Refuses a count of things that take at least `min_bytes` each when the rest of the file cannot hold them.
+    pub(super) fn check_count(
+        &self,
+        count: u64,
+        min_bytes: u64,
+        field: Field<'_>,
+    ) -> Result<(), GgufError> {
         let most = self.remaining() / min_bytes;
         if count > most {
             let expected = format!("at most {most}, as {} bytes are left", self.remaining());
             return Err(self.invalid(field, expected, count.to_string()));
         }
-        Ok(count)
+        Ok(())
     }
 
     /// The bytes of a string, with its length checked against the file and against `max_bytes`.

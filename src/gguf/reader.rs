@@ -253,8 +253,14 @@ fn describe(kind: FileType) -> &'static str {
 pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Header, GgufError> {
     let mut cursor = Cursor::new(bytes, path);
     check_start(bytes, path, &mut cursor)?;
-    let tensor_count = cursor.count(layout::MIN_TENSOR_BYTES, Field::Header("tensor count"))?;
-    let entry_count = cursor.count(layout::MIN_ENTRY_BYTES, Field::Header("metadata count"))?;
+    let (tensors, entries) = (
+        Field::Header("tensor count"),
+        Field::Header("metadata count"),
+    );
+    let tensor_count = cursor.u64(tensors)?;
+    let entry_count = cursor.u64(entries)?;
+    cursor.check_count(tensor_count, layout::MIN_TENSOR_BYTES, tensors)?;
+    cursor.check_count(entry_count, layout::MIN_ENTRY_BYTES, entries)?;
     let metadata = read_metadata(&mut cursor, entry_count)?;
     let alignment = read_alignment(&cursor, &metadata)?;
     let mut tensors = read_tensors(&mut cursor, tensor_count)?;

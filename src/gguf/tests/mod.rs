@@ -103,7 +103,7 @@ fn a_written_model_reads_back() {
             ..WriterOptions::default()
         };
         let files = write_model(&path, sample_metadata(), sample_tensors(), &options);
-        assert_eq!(files, [path.clone()]);
+        assert_eq!(files, std::slice::from_ref(&path));
         assert_eq!(folder_names(folder.path()), ["m.gguf"]);
 
         let model = Gguf::open(&path).unwrap();
