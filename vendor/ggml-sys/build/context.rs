@@ -71,6 +71,11 @@ impl Context {
         build
     }
 
+    /// The C compiler for generated assembly, which takes no language standard.
+    pub fn assembler(&self) -> cc::Build {
+        self.common()
+    }
+
     fn common(&self) -> cc::Build {
         let mut build = cc::Build::new();
         build
@@ -99,6 +104,13 @@ impl Context {
         };
         if self.target.msvc {
             build.flag("/utf-8").flag("/EHsc");
+        }
+        if self.target.os == "macos"
+            && self.target.arch == "x86_64"
+            && env_var("MACOSX_DEPLOYMENT_TARGET").is_none()
+        {
+            // Rust's default for Intel Macs is older than std::filesystem, which ggml uses.
+            build.flag("-mmacosx-version-min=10.15");
         }
         build
     }
@@ -142,4 +154,21 @@ pub fn read(path: &Path) -> Result<String> {
 /// Writes a generated file, naming it in the error.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// The files of `dir` that begin with `prefix` and end with `suffix`, sorted for the same build everywhere.
+pub fn glob(dir: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(prefix) && name.ends_with(suffix)
+        })
+        .collect();
+    if files.is_empty() {
+        return Err(format!("no {prefix}*{suffix} in {}", dir.display()));
+    }
+    files.sort();
+    Ok(files)
 }

@@ -115,3 +115,36 @@ fn the_registry_lists_what_was_built() {
         );
     }
 }
+
+#[test]
+#[cfg(feature = "rpc")]
+fn a_loopback_server_multiplies() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port();
+    let endpoint = std::ffi::CString::new(format!("127.0.0.1:{port}")).expect("no NUL");
+    let served = endpoint.clone();
+    // The server has no way to stop: its thread ends with the process.
+    std::thread::spawn(move || {
+        // SAFETY: the device belongs to the registry, and the endpoint outlives the call.
+        unsafe {
+            let mut device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+            ggml_backend_rpc_start_server(served.as_ptr(), std::ptr::null(), 1, 1, &raw mut device);
+        }
+    });
+    for _ in 0..100 {
+        if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // SAFETY: the backend is freed after its last use.
+    unsafe {
+        let remote = ggml_backend_rpc_init(endpoint.as_ptr(), 0);
+        assert!(!remote.is_null());
+        assert!(ggml_backend_is_rpc(remote));
+        assert_eq!(mul_mat_on(remote), PRODUCT);
+        ggml_backend_free(remote);
+    }
+}
