@@ -176,15 +176,13 @@ impl Candidates {
         }
     }
 
-    /// Mean and standard deviation of the logits, and the largest.
-    pub(super) fn moments(&mut self) -> (f64, f64, f32) {
-        let max = self.max_logit();
+    /// Standard deviation of the logits.
+    pub(super) fn deviation(&mut self) -> f64 {
         let list = self.list();
         let n = list.len().max(1) as f64;
         let mean = list.iter().map(|item| f64::from(item.logit)).sum::<f64>() / n;
         let square = |item: &Candidate| (f64::from(item.logit) - mean).powi(2);
-        let variance = list.iter().map(square).sum::<f64>() / n;
-        (mean, variance.sqrt(), max)
+        (list.iter().map(square).sum::<f64>() / n).sqrt()
     }
 
     /// Keeps the tokens with a logit of at least `floor`, in their order.

@@ -41,8 +41,7 @@ pub(super) fn min_p(candidates: &mut Candidates, p: f32, min_keep: usize) {
 
 /// Keeps tokens within `n` standard deviations of the largest logit (Tang et al. 2024).
 pub(super) fn top_n_sigma(candidates: &mut Candidates, n: f32) {
-    let (_, deviation, max) = candidates.moments();
-    let floor = f64::from(max) - f64::from(n) * deviation;
+    let floor = f64::from(candidates.max_logit()) - f64::from(n) * candidates.deviation();
     keep_from(candidates, floor as f32, 1);
 }
 

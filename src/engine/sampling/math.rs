@@ -44,8 +44,8 @@ mod tests {
     #[test]
     fn exp_is_close_to_the_exact_value() {
         const RELATIVE: f64 = 3e-7;
-        for i in 0..=870_000 {
-            let x = i as f32 * -1e-4;
+        for i in 0..87_000 {
+            let x = i as f32 * -1e-3;
             let exact = f64::from(x).exp();
             let error = (f64::from(exp_nonpositive(x)) - exact).abs() / exact;
             assert!(error < RELATIVE, "exp({x}): relative error {error:e}");

@@ -1,7 +1,7 @@
 //! Last steps of a chain that choose the token: plain draw, Mirostat 1 and 2, adaptive-p.
 //!
-//! All but the plain draw keep a running average over the tokens drawn. Drawing only notes what an accepted token
-//! would change; `accept` changes it. So drawing twice gives the same token twice.
+//! All but the plain draw keep a running average over the tokens drawn. Drawing only notes what an
+//! accepted token would change; `accept` changes it. So drawing twice gives the same token twice.
 
 use super::candidates::{Candidate, Candidates};
 
