@@ -73,6 +73,16 @@ pub enum GgufError {
         /// What is there.
         found: String,
     },
+    /// A file in the program's memory starts where its tensors would not be aligned.
+    #[error("{}: address: expected a multiple of {alignment}, found {excess} bytes past one", path.display())]
+    Misaligned {
+        /// The name given to the file.
+        path: PathBuf,
+        /// Alignment that the file asks for.
+        alignment: u32,
+        /// How far the start is past a multiple of it.
+        excess: usize,
+    },
     /// What was to be written breaks the format or is incomplete.
     #[error("{}: cannot write {field}: expected {expected}, found {found}", path.display())]
     CannotWrite {
@@ -142,6 +152,7 @@ impl GgufError {
             | Self::Version { path, .. }
             | Self::Truncated { path, .. }
             | Self::Invalid { path, .. }
+            | Self::Misaligned { path, .. }
             | Self::CannotWrite { path, .. }
             | Self::RemovedType { path, .. }
             | Self::UnknownType { path, .. }
@@ -176,6 +187,7 @@ impl GgufError {
             Self::Invalid { .. } => {
                 "the file is damaged or its maker broke the format: download or convert it again"
             }
+            Self::Misaligned { .. } => "embed the bytes in a type with `#[repr(align)]`",
             Self::RemovedType { .. } => "quantise the model again, for example to Q4_0 or IQ4_NL",
             Self::UnknownType { .. } => {
                 "the file is damaged, or was made for a newer ggml than 0.26"

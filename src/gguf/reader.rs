@@ -89,27 +89,22 @@ impl Gguf {
     pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self, GgufError> {
         let path = Path::new(name);
         let header = parse(bytes, path)?;
-        let invalid = |field: &str, expected: String, found: String| GgufError::Invalid {
-            path: path.to_owned(),
-            field: field.to_owned(),
-            expected,
-            found,
-        };
         if let Some(part) = split::Part::of(&header.metadata, path)? {
-            return Err(invalid(
-                split::COUNT_KEY,
-                "a model in one part".to_owned(),
-                format!("{} parts", part.count),
-            ));
+            return Err(GgufError::Invalid {
+                path: path.to_owned(),
+                field: split::COUNT_KEY.to_owned(),
+                expected: "a model in one part".to_owned(),
+                found: format!("{} parts", part.count),
+            });
         }
-        let misalignment = bytes.as_ptr().addr() % header.alignment as usize;
-        if misalignment != 0 {
-            let expected = format!("bytes in memory at a multiple of {}", header.alignment);
-            return Err(invalid(
-                ALIGNMENT_KEY,
-                expected,
-                format!("{misalignment} bytes past one"),
-            ));
+        let alignment = header.alignment;
+        let excess = bytes.as_ptr().addr() % alignment as usize;
+        if excess != 0 {
+            return Err(GgufError::Misaligned {
+                path: path.to_owned(),
+                alignment,
+                excess,
+            });
         }
         let shard = Shard {
             path: path.to_owned(),

@@ -408,7 +408,7 @@ fn an_embedded_file_must_be_whole_and_aligned() {
         .to_string();
     assert_eq!(
         message,
-        "demo: general.alignment: expected bytes in memory at a multiple of 32, found 1 bytes past one"
+        "demo: address: expected a multiple of 32, found 1 bytes past one"
     );
     let message = Gguf::from_static("demo", &FILE.0[..10])
         .unwrap_err()
