@@ -179,6 +179,7 @@ fn xtc() {
         &[(2, 0.5), (1, 2.0 / 6.0), (0, 1.0 / 6.0)],
     );
     assert_left(&left(1.0, 0.05, 0), &[(0, 1.0)]);
+    assert_eq!(left(1.0, 0.25, 3).len(), 3, "min_keep allows the cut");
     assert_eq!(left(1.0, 0.35, 0).len(), 4, "a single top choice stays");
     assert_eq!(left(1.0, 0.05, 2).len(), 4, "min_keep forbids the cut");
     assert_eq!(left(0.0, 0.25, 0).len(), 4, "off by probability");

@@ -192,6 +192,23 @@ fn mirostat_2_cuts_and_learns() {
     assert_eq!(left_of(&mut sampler, &row).len(), 2);
 }
 
+/// Exponent 2 over 20 tokens: (1 / (1 - 1/20) * 2^4)^(1/2) is 4.1; exponent 1: 2^4 / ln 20 is 5.3.
+#[test]
+fn mirostat_1_cuts_by_the_exponent_of_the_tail() {
+    for (exponent, kept) in [(2.0, 4), (1.0, 5)] {
+        let row: Vec<f32> = (1..=20)
+            .map(|rank| -exponent * (rank as f32).ln())
+            .collect();
+        let params = SamplingParams {
+            mirostat: 1,
+            mirostat_tau: 2.0,
+            ..only("")
+        };
+        let left = left_of(&mut sampler(&params, row.len()), &row);
+        assert_eq!(tokens(&left), (0..kept).collect::<Vec<u32>>(), "{exponent}");
+    }
+}
+
 #[test]
 fn mirostat_holds_the_target_surprise() {
     // Zipf's law over 500 tokens has about 6.9 bits.
