@@ -340,16 +340,13 @@ required_getters! {
 /// Longest piece of a value quoted in an error message.
 const QUOTED_CHARS: usize = 40;
 
-/// The type of a value and, if short, the value.
+/// The type of a value and the start of the value itself, on one line whatever the file says.
 fn describe(value: &Value) -> String {
-    let mut text = match value {
-        Value::String(text) => format!("{:?}", text.to_string()),
-        other => other.to_string(),
-    };
-    if text.chars().count() > QUOTED_CHARS {
-        text = text.chars().take(QUOTED_CHARS).collect::<String>() + "...";
-    }
-    format!("{} {text}", value.type_name())
+    let whole = value.to_string();
+    let mut chars = whole.chars();
+    let start: String = chars.by_ref().take(QUOTED_CHARS).collect();
+    let more = if chars.next().is_some() { "..." } else { "" };
+    format!("{} {}{more}", value.type_name(), start.escape_debug())
 }
 
 #[cfg(test)]
@@ -370,6 +367,7 @@ mod tests {
         metadata.insert("f64s", vec![0.5_f64]);
         metadata.insert("texts", vec!["a", "b"]);
         metadata.insert("long", "x".repeat(100));
+        metadata.insert("lines", vec!["a\nb"]);
         metadata
     }
 
@@ -425,6 +423,10 @@ mod tests {
                 "found array of i16 [0, 1]",
             ),
             (metadata.u32("long").unwrap_err(), "xxx..."),
+            (
+                metadata.u32("lines").unwrap_err(),
+                "found array of strings [a\\nb]",
+            ),
             (
                 metadata.require_u32("absent").unwrap_err(),
                 "metadata key `absent` is missing",

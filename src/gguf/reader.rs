@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::cursor::{Cursor, reserved};
-use super::error::{A_DIRECTORY, Field, GgufError};
+use super::error::{A_DIRECTORY, Field, GgufError, Quoted};
 use super::layout::{self, ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAX_KEY_BYTES, MAX_NAME_BYTES};
 use super::map::map_file;
 use super::metadata::Metadata;
@@ -452,8 +452,8 @@ fn check_apart(cursor: &Cursor<'_>, tensors: &[TensorInfo]) -> Result<(), GgufEr
         if end > pair[1].offset {
             let field = Field::Tensor(&pair[1].name, "offset");
             let expected = format!(
-                "tensors apart from each other, `{}` ends at byte {end}",
-                pair[0].name
+                "tensors apart from each other, {} ends at byte {end}",
+                Quoted(&pair[0].name)
             );
             return Err(cursor.invalid(
                 field,

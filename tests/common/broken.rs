@@ -583,6 +583,23 @@ fn placements() -> Vec<BrokenFile> {
             "`first.weight` ends at byte",
             32,
         ),
+        changed(
+            "an overlap with a name of two lines",
+            "tensor `second.weight` offset",
+            "`first\\nweight` ends at byte",
+            |file| {
+                file.tensors[0] = tensor("first\nweight", &[8, 4], F32_TENSOR, 0);
+            },
+        ),
+        changed(
+            "a split count of two lines",
+            "metadata `split.count` value",
+            "found array of strings [a\\nb]",
+            |file| {
+                let lines = list(STRING, 1, &text(b"a\nb"));
+                file.entries.push(entry("split.count", ARRAY, &lines));
+            },
+        ),
         with(
             "the offset of another tensor",
             " offset",
