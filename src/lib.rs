@@ -1,0 +1,16 @@
+//! oxling: a GGUF runtime for large hybrid-attention MoE models, on ggml.
+//!
+//! Layers, from the bottom: [`ggml`] and [`gguf`] and [`tokenizer`]; [`memory`] and [`model`]; [`engine`] and
+//! [`chat`]; the command line. Each knows only what lies below it. ARCHITECTURE.md states the invariants.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+// pub mod chat;
+pub mod engine;
+#[allow(unsafe_code, reason = "the layer over the C library")]
+pub mod ggml;
+pub mod gguf;
+pub mod memory;
+pub mod model;
+pub mod tokenizer;

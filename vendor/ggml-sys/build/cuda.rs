@@ -214,7 +214,7 @@ fn library_dirs(nvcc: &str) -> Vec<PathBuf> {
         .filter_map(|name| env_var(name))
         .map(PathBuf::from)
         .collect();
-    let on_path = env_var("PATH").into_iter().flat_map(|path| {
+    let on_path = std::env::var_os("PATH").into_iter().flat_map(|path| {
         std::env::split_paths(&path)
             .map(|dir| dir.join(nvcc))
             .collect::<Vec<_>>()

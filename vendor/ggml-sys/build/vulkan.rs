@@ -134,7 +134,7 @@ fn supported_extensions(context: &Context, glslc: &Path) -> Result<Vec<&'static 
 
 /// The generator runs during the build, so it is compiled for the machine that builds.
 fn build_generator(context: &Context, defines: &[&str]) -> Result<PathBuf> {
-    let host = env_var("HOST").ok_or("HOST is not set")?;
+    let host = std::env::var("HOST").map_err(|e| format!("HOST: {e}"))?;
     let msvc = host.ends_with("msvc");
     let mut build = cc::Build::new();
     build

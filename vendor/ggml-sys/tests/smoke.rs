@@ -4,11 +4,36 @@ use std::ffi::CStr;
 
 use ggml_sys::*;
 
-/// A row-major 2x3 by 3x2 product whose result is exact in f32.
+/// Side of the matrices: large enough for every backend to accept, small enough for exact sums.
+const N: usize = 64;
+
+/// Small whole numbers, different for every seed, so that sums of products are exact in f32.
+fn matrix(seed: usize) -> Vec<f32> {
+    (0..N * N)
+        .map(|i| ((i * 7 + i / N + seed) % 5) as f32 - 2.0)
+        .collect()
+}
+
+/// ggml multiplies rows by rows: `out[j][i] = sum_k a[i][k] * b[j][k]`.
+fn expected() -> Vec<f32> {
+    let (a, b) = (matrix(0), matrix(3));
+    let row = |m: &[f32], r: usize| m[r * N..(r + 1) * N].to_vec();
+    (0..N * N)
+        .map(|at| {
+            row(&a, at % N)
+                .iter()
+                .zip(row(&b, at / N))
+                .map(|(x, y)| x * y)
+                .sum()
+        })
+        .collect()
+}
+
+/// The product, computed by a scheduler that has been told to use `backend` for it.
 fn mul_mat_on(backend: ggml_backend_t) -> Vec<f32> {
-    let a: [f32; 6] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-    let b: [f32; 6] = [1.0, 0.0, -1.0, 2.0, 2.0, 2.0];
-    let mut out = vec![0.0f32; 4];
+    let (a, b) = (matrix(0), matrix(3));
+    let mut out = vec![0.0f32; N * N];
+    let side = N as i64;
     // SAFETY: every handle is created here, checked, used while its owner lives, and freed once; the byte
     // counts passed to tensor_set and tensor_get are those of the arrays.
     unsafe {
@@ -18,8 +43,8 @@ fn mul_mat_on(backend: ggml_backend_t) -> Vec<f32> {
             no_alloc: true,
         });
         assert!(!context.is_null());
-        let x = ggml_new_tensor_2d(context, GGML_TYPE_F32, 3, 2);
-        let y = ggml_new_tensor_2d(context, GGML_TYPE_F32, 3, 2);
+        let x = ggml_new_tensor_2d(context, GGML_TYPE_F32, side, side);
+        let y = ggml_new_tensor_2d(context, GGML_TYPE_F32, side, side);
         ggml_set_input(x);
         ggml_set_input(y);
         let product = ggml_mul_mat(context, x, y);
@@ -43,8 +68,8 @@ fn mul_mat_on(backend: ggml_backend_t) -> Vec<f32> {
         );
         ggml_backend_sched_set_tensor_backend(scheduler, product, backends[0]);
         assert!(ggml_backend_sched_alloc_graph(scheduler, graph));
-        ggml_backend_tensor_set(x, a.as_ptr().cast(), 0, size_of_val(&a));
-        ggml_backend_tensor_set(y, b.as_ptr().cast(), 0, size_of_val(&b));
+        ggml_backend_tensor_set(x, a.as_ptr().cast(), 0, size_of_val(&a[..]));
+        ggml_backend_tensor_set(y, b.as_ptr().cast(), 0, size_of_val(&b[..]));
         assert_eq!(
             ggml_backend_sched_graph_compute(scheduler, graph),
             GGML_STATUS_SUCCESS
@@ -61,16 +86,18 @@ fn mul_mat_on(backend: ggml_backend_t) -> Vec<f32> {
     out
 }
 
-const PRODUCT: [f32; 4] = [-2.0, -2.0, 12.0, 30.0];
-
 #[test]
-fn cpu_multiplies() {
-    // SAFETY: the backend is freed after its last use.
+fn every_device_multiplies() {
+    // SAFETY: indices stay below the count, and each backend is freed after its last use.
     unsafe {
-        let cpu = ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, std::ptr::null());
-        assert!(!cpu.is_null());
-        assert_eq!(mul_mat_on(cpu), PRODUCT);
-        ggml_backend_free(cpu);
+        for i in 0..ggml_backend_dev_count() {
+            let device = ggml_backend_dev_get(i);
+            let name = CStr::from_ptr(ggml_backend_dev_name(device));
+            let backend = ggml_backend_dev_init(device, std::ptr::null());
+            assert!(!backend.is_null(), "{name:?}");
+            assert_eq!(mul_mat_on(backend), expected(), "{name:?}");
+            ggml_backend_free(backend);
+        }
     }
 }
 
@@ -102,11 +129,24 @@ fn the_registry_lists_what_was_built() {
         }
         assert!(ggml_backend_dev_count() >= 1);
     }
+    let macos = cfg!(target_os = "macos");
     for (name, expected) in [
         ("CPU", true),
+        (
+            "BLAS",
+            cfg!(feature = "blas") || (macos && cfg!(feature = "accelerate")),
+        ),
+        ("CUDA", cfg!(feature = "cuda")),
+        ("MTL", macos && cfg!(feature = "metal")),
         ("RPC", cfg!(feature = "rpc")),
         ("Vulkan", cfg!(feature = "vulkan")),
     ] {
+        let shown = if name == "MTL" { "Metal" } else { name };
+        assert_eq!(
+            BUILD_INFO.contains(shown),
+            expected,
+            "{name} in {BUILD_INFO}"
+        );
         assert_eq!(names.contains(&name), expected, "{name} in {names:?}");
         assert_eq!(
             BUILD_INFO.contains(name),
@@ -144,7 +184,7 @@ fn a_loopback_server_multiplies() {
         let remote = ggml_backend_rpc_init(endpoint.as_ptr(), 0);
         assert!(!remote.is_null());
         assert!(ggml_backend_is_rpc(remote));
-        assert_eq!(mul_mat_on(remote), PRODUCT);
+        assert_eq!(mul_mat_on(remote), expected());
         ggml_backend_free(remote);
     }
 }

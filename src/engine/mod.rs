@@ -1,0 +1,451 @@
+//! The engine: steps over many sequences, one graph each, and timelines on top of them.
+//!
+//! An [`Engine`] owns the memory of all sequences of one model and computes [`Work`] for any of them together. A
+//! [`Timeline`] is one sequence as its user sees it: a list of tokens that is extended, cut and continued. Neither the
+//! command line nor a server ever sees a tensor.
+
+#![forbid(unsafe_code)]
+
+pub mod sampling;
+mod timeline;
+
+use std::time::{Duration, Instant};
+
+pub use timeline::{Finish, GenerateOptions, Generation, Prefill, Timeline};
+
+use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Profile, Scheduler, Slot};
+use crate::memory::{Checkpoint, Memory, MemoryConfig, MemoryError, Plan, SeqId, StepKind, Topology, Work};
+use crate::model::step::{Step, StepInputs};
+use crate::model::{AttentionKernel, Model};
+
+/// Room for a block's tensors in a graph: results, views and weights, and more for every attention window.
+const TENSORS_PER_BLOCK: usize = 160;
+const TENSORS_PER_WINDOW: usize = 40;
+const TENSORS_BESIDE_BLOCKS: usize = 1024;
+
+/// How attention is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlashAttention {
+    /// The fused kernel.
+    On,
+    /// Matrix products.
+    Off,
+    /// Whatever suits the devices.
+    #[default]
+    Auto,
+}
+
+/// Sizes and threads of an [`Engine`].
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Tokens per sequence; 0 means the context length of training.
+    pub n_ctx: u32,
+    /// Sequences.
+    pub n_seq: u32,
+    /// Largest number of tokens of one call to [`Engine::step`] between two looks at cancellation.
+    pub n_batch: u32,
+    /// Largest number of tokens in one graph.
+    pub n_ubatch: u32,
+    /// Threads for steps of one token per sequence.
+    pub n_threads: usize,
+    /// Threads for larger steps.
+    pub n_threads_batch: usize,
+    /// Element type of attention rows.
+    pub row_type: DType,
+    /// Attention kernel.
+    pub flash_attention: FlashAttention,
+    /// Recurrent states kept per sequence: 1, plus one per token that may be rolled back without recomputing.
+    pub n_snapshots: u32,
+    /// Run the MTP head with every step, so that its rows are filled.
+    pub mtp: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            n_ctx: 0,
+            n_seq: 1,
+            n_batch: 2048,
+            n_ubatch: 512,
+            n_threads,
+            n_threads_batch: n_threads,
+            row_type: DType::F16,
+            flash_attention: FlashAttention::Auto,
+            n_snapshots: 1,
+            mtp: false,
+        }
+    }
+}
+
+/// What can go wrong while computing.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Sequence memory: full, unknown sequence, and so on.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Devices and computations.
+    #[error(transparent)]
+    Ggml(#[from] GgmlError),
+    /// The MTP head was asked for.
+    #[error("the model has no MTP head")]
+    NoMtp,
+    /// Sampling failed.
+    #[error(transparent)]
+    Sampling(#[from] sampling::SamplingError),
+    /// A configuration that cannot work.
+    #[error("{what}: expected {expected}, found {found}")]
+    Config {
+        /// The setting.
+        what: &'static str,
+        /// What is allowed.
+        expected: &'static str,
+        /// What was given.
+        found: u64,
+    },
+    /// Nothing to continue from.
+    #[error("the sequence is empty: there is nothing to continue")]
+    Empty,
+}
+
+impl EngineError {
+    /// A way out, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Memory(e) => e.hint(),
+            Self::Ggml(e) => e.hint(),
+            Self::Sampling(e) => e.hint().map(Into::into),
+            _ => None,
+        }
+    }
+}
+
+impl From<GraphError> for EngineError {
+    fn from(e: GraphError) -> Self {
+        Self::Ggml(e.into())
+    }
+}
+
+/// Logits of a step, one row of `n_vocab` per output token.
+#[derive(Debug, Default)]
+pub struct StepOutput {
+    n_vocab: usize,
+    rows: Vec<(usize, u32)>,
+    logits: Vec<f32>,
+    mtp_logits: Vec<f32>,
+}
+
+impl StepOutput {
+    /// Logits after token `token` of work item `item`.
+    pub fn logits(&self, item: usize, token: u32) -> Option<&[f32]> {
+        self.row(&self.logits, item, token)
+    }
+
+    /// The MTP head's logits at that token.
+    pub fn mtp_logits(&self, item: usize, token: u32) -> Option<&[f32]> {
+        self.row(&self.mtp_logits, item, token)
+    }
+
+    fn row<'a>(&self, all: &'a [f32], item: usize, token: u32) -> Option<&'a [f32]> {
+        let index = self.rows.iter().position(|&r| r == (item, token))?;
+        all.get(index * self.n_vocab..(index + 1) * self.n_vocab)
+    }
+}
+
+/// Where time went, since the engine was made or [`Engine::take_stats`] was called.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EngineStats {
+    /// Graphs computed.
+    pub graphs: u64,
+    /// Graphs built (the others were reused).
+    pub graphs_built: u64,
+    /// Time to build and allocate graphs.
+    pub build: Duration,
+    /// Time to compute them, uploads included.
+    pub compute: Duration,
+}
+
+/// A graph that can be computed again for any plan of the same topology.
+struct CachedGraph {
+    topology: Topology,
+    graph: Graph,
+    inputs: StepInputs,
+    logits: Option<Slot>,
+    mtp_logits: Option<Slot>,
+}
+
+/// Computes steps of one model over many sequences.
+pub struct Engine {
+    model: Model,
+    config: EngineConfig,
+    kernel: AttentionKernel,
+    cached: Option<CachedGraph>,
+    sched: Scheduler,
+    memory: Memory,
+    stats: EngineStats,
+}
+
+impl Engine {
+    /// Allocates memory for the configured sequences.
+    pub fn new(model: &Model, config: EngineConfig) -> Result<Self, EngineError> {
+        let config = checked(model, config)?;
+        let memory = Memory::new(model.memory_spec(), memory_config(&config))?;
+        let capacity = capacity(model, config.n_seq as usize);
+        let sched = Scheduler::new(model.devices(), capacity)?;
+        let on_gpu = model.devices().iter().any(Device::is_gpu);
+        let kernel = match config.flash_attention {
+            FlashAttention::On => AttentionKernel::Flash,
+            FlashAttention::Off => AttentionKernel::Unfused,
+            // Values of quantised rows can only be read by the fused kernel.
+            FlashAttention::Auto if on_gpu || config.row_type.is_quantized() => AttentionKernel::Flash,
+            FlashAttention::Auto => AttentionKernel::Unfused,
+        };
+        Ok(Self { model: model.clone(), config, kernel, cached: None, sched, memory, stats: EngineStats::default() })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The configuration, with defaults filled in.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// Tokens that fit into one sequence.
+    pub fn n_ctx(&self) -> u32 {
+        self.config.n_ctx
+    }
+
+    /// Tokens in a sequence.
+    pub fn n_past(&self, seq: SeqId) -> Result<u32, EngineError> {
+        Ok(self.memory.n_past(seq)?)
+    }
+
+    /// Forgets a sequence.
+    pub fn clear(&mut self, seq: SeqId) -> Result<(), EngineError> {
+        Ok(self.memory.clear(seq)?)
+    }
+
+    /// Shortens a sequence without computing; see [`Memory::truncate`].
+    pub fn truncate(&mut self, seq: SeqId, to: u32) -> Result<(), EngineError> {
+        Ok(self.memory.truncate(seq, to)?)
+    }
+
+    /// Makes `to` a copy of `from`.
+    pub fn copy(&mut self, from: SeqId, to: SeqId) -> Result<(), EngineError> {
+        Ok(self.memory.copy(from, to)?)
+    }
+
+    /// Copies a sequence's recurrent state out.
+    pub fn checkpoint(&self, seq: SeqId) -> Result<Checkpoint, EngineError> {
+        Ok(self.memory.checkpoint(seq)?)
+    }
+
+    /// Puts a sequence back to a checkpoint of its own past.
+    pub fn restore(&mut self, seq: SeqId, checkpoint: &Checkpoint) -> Result<(), EngineError> {
+        Ok(self.memory.restore(seq, checkpoint)?)
+    }
+
+    /// Sequence memory, for tests of roll-back.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Counters since the last call.
+    pub fn take_stats(&mut self) -> EngineStats {
+        std::mem::take(&mut self.stats)
+    }
+
+    /// Bytes of sequence memory, and of intermediate results so far.
+    pub fn memory_bytes(&self) -> (u64, u64) {
+        (self.memory.store().buffer_bytes(), self.sched.compute_bytes().iter().map(|(_, b)| b).sum())
+    }
+
+    /// Times every operation of later steps until switched off.
+    pub fn set_profiling(&mut self, on: bool) {
+        self.sched.set_profiling(on);
+    }
+
+    /// Operations timed since the last call.
+    pub fn take_profile(&mut self) -> Profile {
+        self.sched.take_profile()
+    }
+
+    /// Appends tokens to sequences and gives the logits that were asked for. Work beyond `n_ubatch` tokens is cut into
+    /// several graphs; sequences share each graph's weight reads.
+    ///
+    /// # Errors
+    /// On an error, sequences are left at the last graph that was computed in full.
+    pub fn step(&mut self, work: &[Work<'_>], mtp_logits: bool) -> Result<StepOutput, EngineError> {
+        let has_mtp = self.model.network().has_mtp();
+        if mtp_logits && !(has_mtp && self.config.mtp) {
+            return Err(EngineError::NoMtp);
+        }
+        let kind = StepKind { mtp: has_mtp && self.config.mtp, mtp_logits };
+        let mut output = StepOutput { n_vocab: self.model.n_vocab() as usize, ..StepOutput::default() };
+        for part in cut(work, self.config.n_ubatch) {
+            let items: Vec<Work<'_>> = part.iter().map(|p| p.work(work)).collect();
+            let plan = Plan::new(&self.memory, &items, kind, self.model.n_vocab())?;
+            self.compute(&plan, &mut output, &part)?;
+            self.memory.commit(&plan);
+        }
+        Ok(output)
+    }
+
+    fn compute(&mut self, plan: &Plan, output: &mut StepOutput, parts: &[Part]) -> Result<(), EngineError> {
+        let topology = plan.topology();
+        if self.cached.as_ref().is_none_or(|c| c.topology != topology) {
+            let start = Instant::now();
+            self.cached = None;
+            let mut cached = self.build(plan, topology)?;
+            self.sched.allocate(&mut cached.graph)?;
+            self.cached = Some(cached);
+            self.stats.graphs_built += 1;
+            self.stats.build += start.elapsed();
+        }
+        let Some(cached) = &self.cached else { return Err(GgmlError::NotAllocated.into()) };
+        let start = Instant::now();
+        let decoding = plan.n_tokens() == plan.groups.iter().map(|g| g.seqs.len()).sum::<usize>();
+        self.sched.set_n_threads(if decoding { self.config.n_threads } else { self.config.n_threads_batch });
+        cached.inputs.upload(&mut self.sched, &cached.graph, plan)?;
+        self.sched.compute(&cached.graph)?;
+        let n = plan.outputs.len() * output.n_vocab;
+        for (slot, rows) in [(cached.logits, &mut output.logits), (cached.mtp_logits, &mut output.mtp_logits)] {
+            if let Some(slot) = slot {
+                let start = rows.len();
+                rows.resize(start + n, 0.0);
+                self.sched.get(&cached.graph, slot, 0, &mut rows[start..])?;
+            }
+        }
+        for &(item, token) in &plan.output_owner {
+            output.rows.push((parts[item].item, parts[item].start as u32 + token));
+        }
+        self.stats.graphs += 1;
+        self.stats.compute += start.elapsed();
+        Ok(())
+    }
+
+    fn build(&self, plan: &Plan, topology: Topology) -> Result<CachedGraph, EngineError> {
+        let windows = plan.groups.iter().map(|g| g.runs.len()).sum();
+        let (graph, (inputs, logits, mtp_logits)) = Graph::build::<_, EngineError>(capacity(&self.model, windows), |g| {
+            let (step, inputs) = Step::new(g, self.model.weights(), &self.memory, plan, self.kernel)?;
+            let outputs = self.model.network().build(&step)?;
+            let logits = outputs.logits.map(|t| g.output("logits", t));
+            let mtp_logits = outputs.mtp_logits.map(|t| g.output("mtp_logits", t));
+            Ok((inputs, logits, mtp_logits))
+        })?;
+        Ok(CachedGraph { topology, graph, inputs, logits, mtp_logits })
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Engine({:?}, {:?})", self.model, self.config)
+    }
+}
+
+/// Bytes a configuration would need for sequence memory.
+pub fn memory_needed(model: &Model, config: &EngineConfig) -> Option<u64> {
+    let config = checked(model, config.clone()).ok()?;
+    Memory::bytes_needed(model.memory_spec(), &memory_config(&config))
+}
+
+fn memory_config(config: &EngineConfig) -> MemoryConfig {
+    MemoryConfig {
+        n_seq: config.n_seq,
+        n_ctx_seq: config.n_ctx,
+        n_snapshots: config.n_snapshots,
+        n_ubatch: config.n_ubatch,
+        row_type: config.row_type,
+    }
+}
+
+fn capacity(model: &Model, windows: usize) -> usize {
+    let sizes = model.sizes();
+    (sizes.n_layer + sizes.n_mtp) as usize * (TENSORS_PER_BLOCK + TENSORS_PER_WINDOW * windows.max(1)) + TENSORS_BESIDE_BLOCKS
+}
+
+fn checked(model: &Model, mut config: EngineConfig) -> Result<EngineConfig, EngineError> {
+    if config.n_ctx == 0 {
+        config.n_ctx = model.sizes().n_ctx_train;
+    }
+    let positive = [
+        ("number of sequences", config.n_seq),
+        ("batch", config.n_batch),
+        ("micro-batch", config.n_ubatch),
+        ("number of kept states", config.n_snapshots),
+    ];
+    for (what, value) in positive {
+        if value == 0 || value > 1 << 20 {
+            return Err(EngineError::Config { what, expected: "1 to 1048576", found: u64::from(value) });
+        }
+    }
+    if config.n_ctx > 1 << 24 {
+        return Err(EngineError::Config { what: "context", expected: "at most 16777216 tokens", found: u64::from(config.n_ctx) });
+    }
+    config.n_ubatch = config.n_ubatch.min(config.n_batch);
+    config.mtp &= model.network().has_mtp();
+    Ok(config)
+}
+
+/// A slice of one work item that goes into one graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    item: usize,
+    start: usize,
+    len: usize,
+}
+
+impl Part {
+    fn work<'a>(&self, all: &[Work<'a>]) -> Work<'a> {
+        let whole = &all[self.item];
+        let range = self.start as u32..(self.start + self.len) as u32;
+        Work {
+            seq: whole.seq,
+            tokens: &whole.tokens[self.start..self.start + self.len],
+            outputs: whole.outputs.iter().filter(|o| range.contains(o)).map(|o| o - range.start).collect(),
+        }
+    }
+}
+
+/// Cuts work into graphs of at most `n_ubatch` tokens: short items first, so that decoding sequences always ride along.
+fn cut(work: &[Work<'_>], n_ubatch: u32) -> Vec<Vec<Part>> {
+    let mut order: Vec<usize> = (0..work.len()).filter(|&i| !work[i].tokens.is_empty()).collect();
+    order.sort_by_key(|&i| work[i].tokens.len());
+    let (mut graphs, mut current, mut room) = (Vec::new(), Vec::new(), n_ubatch as usize);
+    for item in order {
+        let mut start = 0;
+        while start < work[item].tokens.len() {
+            let len = room.min(work[item].tokens.len() - start);
+            current.push(Part { item, start, len });
+            (start, room) = (start + len, room - len);
+            if room == 0 {
+                graphs.push(std::mem::take(&mut current));
+                room = n_ubatch as usize;
+            }
+        }
+    }
+    if !current.is_empty() {
+        graphs.push(current);
+    }
+    graphs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_cut_into_graphs_without_loss() {
+        let (a, b) = ([0u32; 10], [0u32; 1]);
+        let work = [Work { seq: SeqId(0), tokens: &a, outputs: vec![3, 9] }, Work { seq: SeqId(1), tokens: &b, outputs: vec![0] }];
+        let graphs = cut(&work, 4);
+        assert_eq!(graphs[0], [Part { item: 1, start: 0, len: 1 }, Part { item: 0, start: 0, len: 3 }]);
+        assert_eq!(graphs[1], [Part { item: 0, start: 3, len: 4 }]);
+        assert_eq!(graphs[2], [Part { item: 0, start: 7, len: 3 }]);
+        let outputs: Vec<_> = graphs.concat().iter().map(|p| p.work(&work).outputs).collect();
+        assert_eq!(outputs, [vec![0], vec![], vec![0], vec![2]]);
+    }
+}

@@ -1,0 +1,238 @@
+//! One sequence as its user sees it: tokens that are extended, cut and continued.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::sampling::Sampler;
+use super::{Engine, EngineError};
+use crate::memory::{Checkpoint, MemoryError, SeqId, Work};
+
+/// What bringing a timeline up to a prompt took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Prefill {
+    /// Tokens of the prompt that were in memory already.
+    pub reused: usize,
+    /// Tokens that were computed.
+    pub computed: usize,
+    /// Time it took.
+    pub time: Duration,
+    /// Whether it was stopped before the end.
+    pub cancelled: bool,
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its turn with this token.
+    EndOfGeneration(u32),
+    /// The limit of new tokens.
+    Length,
+    /// The context is full.
+    ContextFull,
+    /// The receiver of tokens wanted no more (a stop string, say).
+    Stopped,
+    /// Cancelled from outside.
+    Cancelled,
+}
+
+/// Limits of one generation.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GenerateOptions {
+    /// Most tokens to generate; `None` until the context is full.
+    pub n_predict: Option<u32>,
+}
+
+/// What a generation did.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// Tokens, the ending one not included.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Time from the first sampled token on. The first token itself is free: its logits came with the prompt.
+    pub time: Duration,
+}
+
+impl Generation {
+    /// Tokens per second, by llama.cpp's rule that the first token does not count.
+    pub fn tokens_per_second(&self) -> f64 {
+        let n = self.tokens.len().saturating_sub(1) as f64;
+        if self.time.is_zero() { 0.0 } else { n / self.time.as_secs_f64() }
+    }
+}
+
+/// The tokens of one sequence, with states to go back to.
+#[derive(Debug)]
+pub struct Timeline {
+    seq: SeqId,
+    tokens: Vec<u32>,
+    /// Logits after the last token, if they were computed.
+    logits: Option<Vec<f32>>,
+    checkpoints: Vec<Checkpoint>,
+    max_checkpoints: usize,
+}
+
+impl Timeline {
+    /// An empty timeline on a sequence slot. `max_checkpoints` states are kept to go back to, the oldest dropped first.
+    pub fn new(seq: SeqId, max_checkpoints: usize) -> Self {
+        Self { seq, tokens: Vec::new(), logits: None, checkpoints: Vec::new(), max_checkpoints }
+    }
+
+    /// The sequence slot.
+    pub fn seq(&self) -> SeqId {
+        self.seq
+    }
+
+    /// Tokens in memory.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Logits after the last token.
+    pub fn logits(&self) -> Option<&[f32]> {
+        self.logits.as_deref()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self, engine: &mut Engine) -> Result<(), EngineError> {
+        engine.clear(self.seq)?;
+        self.tokens.clear();
+        self.logits = None;
+        self.checkpoints.clear();
+        Ok(())
+    }
+
+    /// Keeps the present state to come back to: at the end of a message, say.
+    pub fn checkpoint(&mut self, engine: &Engine) -> Result<(), EngineError> {
+        if self.max_checkpoints == 0 || self.tokens.is_empty() || !engine.memory().is_recurrent() {
+            return Ok(());
+        }
+        let now = self.tokens.len() as u32;
+        self.checkpoints.retain(|c| c.n_past != now);
+        if self.checkpoints.len() >= self.max_checkpoints {
+            self.checkpoints.remove(0);
+        }
+        self.checkpoints.push(engine.checkpoint(self.seq)?);
+        Ok(())
+    }
+
+    /// Makes the timeline hold exactly `prompt`, with logits after its last token, reusing the longest common start
+    /// that memory can go back to. `progress` hears of tokens done and tokens in all, after each batch.
+    ///
+    /// On cancellation the timeline holds the part that was computed.
+    pub fn sync(
+        &mut self,
+        engine: &mut Engine,
+        prompt: &[u32],
+        cancel: &AtomicBool,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Prefill, EngineError> {
+        let start = Instant::now();
+        if prompt.is_empty() {
+            return Err(EngineError::Empty);
+        }
+        let n_ctx = engine.n_ctx();
+        if prompt.len() > n_ctx as usize {
+            return Err(MemoryError::ContextFull { n_past: 0, n_new: prompt.len() as u32, n_ctx }.into());
+        }
+        let common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        if common == prompt.len() && common == self.tokens.len() && self.logits.is_some() {
+            return Ok(Prefill { reused: common, ..Prefill::default() });
+        }
+        // The last token is computed again for its logits.
+        let reused = self.rewind(engine, common.min(prompt.len() - 1))?;
+        let mut cancelled = false;
+        while self.tokens.len() < prompt.len() {
+            if cancel.load(Ordering::Relaxed) {
+                cancelled = true;
+                break;
+            }
+            let done = self.tokens.len();
+            let end = (done + engine.config().n_batch as usize).min(prompt.len());
+            self.append(engine, &prompt[done..end], end == prompt.len())?;
+            progress(end - reused, prompt.len() - reused);
+        }
+        Ok(Prefill { reused, computed: self.tokens.len() - reused, time: start.elapsed(), cancelled })
+    }
+
+    /// Samples tokens until the model ends its turn, a limit is reached, `on_token` breaks or `cancel` is set.
+    /// `sampler` sees every accepted token.
+    pub fn generate(
+        &mut self,
+        engine: &mut Engine,
+        sampler: &mut Sampler,
+        options: GenerateOptions,
+        cancel: &AtomicBool,
+        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<Generation, EngineError> {
+        let mut tokens = Vec::new();
+        let mut first: Option<Instant> = None;
+        let finish = loop {
+            if cancel.load(Ordering::Relaxed) {
+                break Finish::Cancelled;
+            }
+            if options.n_predict.is_some_and(|n| tokens.len() >= n as usize) {
+                break Finish::Length;
+            }
+            let logits = self.logits.as_deref().ok_or(EngineError::Empty)?;
+            let token = sampler.sample(logits, None)?.token;
+            first.get_or_insert_with(Instant::now);
+            sampler.accept(token);
+            if engine.model().tokenizer().is_eog(token) {
+                break Finish::EndOfGeneration(token);
+            }
+            tokens.push(token);
+            if on_token(token).is_break() {
+                break Finish::Stopped;
+            }
+            if self.tokens.len() + 1 > engine.n_ctx() as usize {
+                break Finish::ContextFull;
+            }
+            if options.n_predict.is_some_and(|n| tokens.len() >= n as usize) {
+                break Finish::Length;
+            }
+            self.append(engine, &[token], true)?;
+        };
+        Ok(Generation { tokens, finish, time: first.map(|f| f.elapsed()).unwrap_or_default() })
+    }
+
+    /// Goes back to at most `to` tokens, as near as memory allows, and gives the length reached.
+    fn rewind(&mut self, engine: &mut Engine, to: usize) -> Result<usize, EngineError> {
+        self.checkpoints.retain(|c| c.n_past as usize <= to);
+        if to < self.tokens.len() {
+            self.logits = None;
+            match engine.truncate(self.seq, to as u32) {
+                Ok(()) => self.tokens.truncate(to),
+                Err(EngineError::Memory(MemoryError::CannotRewind { .. })) => {
+                    let nearest = self.checkpoints.iter().max_by_key(|c| c.n_past);
+                    match nearest {
+                        Some(checkpoint) => {
+                            engine.restore(self.seq, checkpoint)?;
+                            self.tokens.truncate(checkpoint.n_past as usize);
+                        }
+                        None => {
+                            engine.clear(self.seq)?;
+                            self.tokens.clear();
+                        }
+                    }
+                    tracing::info!(wanted = to, reused = self.tokens.len(), "the recurrent state cannot go back to that token");
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(self.tokens.len())
+    }
+
+    fn append(&mut self, engine: &mut Engine, tokens: &[u32], wants_logits: bool) -> Result<(), EngineError> {
+        let last = tokens.len() as u32 - 1;
+        let work = Work { seq: self.seq, tokens, outputs: if wants_logits { vec![last] } else { Vec::new() } };
+        let before = self.tokens.len();
+        let result = engine.step(&[work], false);
+        // A failed step may have been computed in part: memory knows how far.
+        let n_past = engine.n_past(self.seq)? as usize;
+        self.tokens.extend_from_slice(&tokens[..n_past - before]);
+        self.logits = result?.logits(0, last).map(<[f32]>::to_vec);
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! The scheduler: the only way to compute. It places operations on devices and owns intermediate memory.
+
+use std::ffi::c_void;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytemuck::{AnyBitPattern, NoUninit};
+use ggml_sys as sys;
+
+use super::device::{Backend, text};
+use super::store::{check_range, name_of};
+use super::{DType, Device, DeviceKind, GgmlError, Graph, Slot};
+
+static NEXT_SCHED: AtomicU64 = AtomicU64::new(1);
+
+/// Computes graphs over a list of devices; earlier devices are preferred, the CPU comes last.
+pub struct Scheduler {
+    raw: NonNull<sys::ggml_backend_sched>,
+    id: u64,
+    /// Counts allocations: only the latest graph has memory.
+    epoch: u64,
+    capacity: usize,
+    profile: Option<Box<Recorder>>,
+    // Dropped after `raw`, which refers to them (see Drop).
+    backends: Vec<Backend>,
+}
+
+// SAFETY: a scheduler may move between threads; all its methods that touch C take `&mut self`.
+unsafe impl Send for Scheduler {}
+
+impl Scheduler {
+    /// Starts every device and makes a scheduler for graphs of up to `capacity` tensors.
+    /// A CPU device is appended when the list has none.
+    pub fn new(devices: &[Device], capacity: usize) -> Result<Self, GgmlError> {
+        let mut list = devices.to_vec();
+        if !list.iter().any(|d| d.kind() == DeviceKind::Cpu) {
+            list.push(Device::cpu()?);
+        }
+        list.sort_by_key(|d| d.kind() == DeviceKind::Cpu);
+        let backends = list.iter().map(Device::start).collect::<Result<Vec<_>, _>>()?;
+        let mut raws: Vec<_> = backends.iter().map(Backend::raw).collect();
+        let mut bufts: Vec<_> = list.iter().map(|d| d.buffer_type().raw).collect();
+        let count = i32::try_from(raws.len()).unwrap_or(i32::MAX);
+        // SAFETY: both arrays hold `count` valid entries; ggml copies them; the backends outlive the scheduler.
+        let raw = unsafe { sys::ggml_backend_sched_new(raws.as_mut_ptr(), bufts.as_mut_ptr(), count, capacity, false, true) };
+        let raw = NonNull::new(raw).ok_or(GgmlError::DeviceInit { device: "scheduler".into() })?;
+        Ok(Self { raw, id: NEXT_SCHED.fetch_add(1, Ordering::Relaxed), epoch: 0, capacity, profile: None, backends })
+    }
+
+    /// Devices in order of preference.
+    pub fn devices(&self) -> Vec<Device> {
+        self.backends.iter().map(Backend::device).collect()
+    }
+
+    /// Sets the number of threads of every backend that has threads.
+    pub fn set_n_threads(&mut self, n: usize) {
+        for backend in &mut self.backends {
+            backend.set_n_threads(n);
+        }
+    }
+
+    /// Gives a graph its memory. Any graph allocated before loses its own.
+    pub fn allocate(&mut self, graph: &mut Graph) -> Result<(), GgmlError> {
+        self.check_supported(graph)?;
+        if graph.n_tensors() > self.capacity {
+            return Err(super::GraphError::TooLarge { capacity: self.capacity }.into());
+        }
+        // SAFETY: the scheduler is valid; graphs allocated earlier become unusable through `epoch`.
+        unsafe { sys::ggml_backend_sched_reset(self.raw.as_ptr()) };
+        self.epoch += 1;
+        graph.allocation = None;
+        // SAFETY: the graph is valid and fits the scheduler's hash set (checked); supported ops were checked.
+        let ok = unsafe { sys::ggml_backend_sched_alloc_graph(self.raw.as_ptr(), graph.raw()) };
+        if !ok {
+            return Err(GgmlError::OutOfMemory { bytes: 0, device: "the compute buffers".into() });
+        }
+        graph.allocation = Some((self.id, self.epoch));
+        Ok(())
+    }
+
+    /// Sets an input of the graph that was allocated last.
+    pub fn set<T: NoUninit>(&mut self, graph: &Graph, slot: Slot, values: &[T]) -> Result<(), GgmlError> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        // An input that nothing depends on has no memory, and needs none.
+        let Some(raw) = self.allocated(graph, slot)? else { return Ok(()) };
+        check_range(raw, 0, bytes.len())?;
+        // SAFETY: the tensor has a buffer and the range lies inside it.
+        unsafe { sys::ggml_backend_tensor_set(raw.as_ptr(), bytes.as_ptr().cast(), 0, bytes.len()) };
+        Ok(())
+    }
+
+    /// Reads the first `values.len()` elements of an output of the graph that was computed last.
+    pub fn get<T: NoUninit + AnyBitPattern>(&mut self, graph: &Graph, slot: Slot, offset: usize, values: &mut [T]) -> Result<(), GgmlError> {
+        let Some(raw) = self.allocated(graph, slot)? else { return Err(GgmlError::NotAllocated) };
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
+        check_range(raw, offset, bytes.len())?;
+        // SAFETY: the tensor has a buffer and the range lies inside it.
+        unsafe { sys::ggml_backend_tensor_get(raw.as_ptr(), bytes.as_mut_ptr().cast(), offset, bytes.len()) };
+        Ok(())
+    }
+
+    /// Computes a graph that [`Scheduler::allocate`] gave memory to and whose inputs are set.
+    pub fn compute(&mut self, graph: &Graph) -> Result<(), GgmlError> {
+        if graph.allocation != Some((self.id, self.epoch)) {
+            return Err(GgmlError::NotAllocated);
+        }
+        // Readers of the same memory wait until the computation is done.
+        let _guards: Vec<_> = graph.stores().iter().filter(|s| s.is_writable()).map(|s| s.lock()).collect();
+        if let Some(recorder) = &mut self.profile {
+            recorder.last = Instant::now();
+        }
+        // SAFETY: the graph was allocated by this scheduler and not invalidated since; stores are kept alive by it.
+        let status = unsafe { sys::ggml_backend_sched_graph_compute(self.raw.as_ptr(), graph.raw()) };
+        if status == sys::GGML_STATUS_SUCCESS {
+            return Ok(());
+        }
+        // SAFETY: ggml returns a static string for any status.
+        Err(GgmlError::Compute { status: unsafe { text(sys::ggml_status_to_string(status)) } })
+    }
+
+    /// Bytes of intermediate memory per device.
+    pub fn compute_bytes(&self) -> Vec<(Device, u64)> {
+        // SAFETY: both objects are valid and belong together.
+        let size = |b: &Backend| unsafe { sys::ggml_backend_sched_get_buffer_size(self.raw.as_ptr(), b.raw()) };
+        self.backends.iter().map(|b| (b.device(), size(b) as u64)).collect()
+    }
+
+    /// Starts (or stops) timing each operation. Timing runs operations one by one, which costs a little.
+    pub fn set_profiling(&mut self, on: bool) {
+        self.profile = on.then(|| Box::new(Recorder { last: Instant::now(), entries: Vec::new() }));
+        let (callback, data): (sys::ggml_backend_sched_eval_callback, *mut c_void) = match &mut self.profile {
+            Some(recorder) => (Some(on_node), std::ptr::from_mut::<Recorder>(recorder).cast()),
+            None => (None, std::ptr::null_mut()),
+        };
+        // SAFETY: the recorder is boxed and lives until the callback is replaced here or the scheduler is dropped.
+        unsafe { sys::ggml_backend_sched_set_eval_callback(self.raw.as_ptr(), callback, data) };
+    }
+
+    /// Takes what was timed since the last call.
+    pub fn take_profile(&mut self) -> Profile {
+        Profile { entries: self.profile.as_mut().map(|p| std::mem::take(&mut p.entries)).unwrap_or_default() }
+    }
+
+    fn allocated(&self, graph: &Graph, slot: Slot) -> Result<Option<NonNull<sys::ggml_tensor>>, GgmlError> {
+        if graph.allocation != Some((self.id, self.epoch)) {
+            return Err(GgmlError::NotAllocated);
+        }
+        let raw = graph.slot(slot)?;
+        // SAFETY: the graph is alive, so its tensors are; an input nothing depends on gets no buffer.
+        let tensor = unsafe { raw.as_ref() };
+        let has_buffer = !tensor.buffer.is_null() || !tensor.view_src.is_null();
+        Ok(has_buffer.then_some(raw))
+    }
+
+    /// ggml aborts when no backend supports an operation, so ask first.
+    fn check_supported(&self, graph: &Graph) -> Result<(), GgmlError> {
+        for node in (0..graph.n_nodes()).filter_map(|i| graph.node(i)) {
+            // SAFETY: node and devices are valid; the query mutates nothing.
+            let supported = self.backends.iter().any(|b| unsafe { sys::ggml_backend_dev_supports_op(b.device().raw(), node.as_ptr()) });
+            if !supported {
+                // SAFETY: a valid node has a valid op and null-terminated sources.
+                let (op, sources) = unsafe { (text(sys::ggml_op_desc(node.as_ptr())), node.as_ref().src) };
+                let operands = sources.iter().filter_map(|s| NonNull::new(*s)).map(describe).collect::<Vec<_>>().join(", ");
+                let devices = self.backends.iter().map(|b| b.device().name()).collect::<Vec<_>>().join(", ");
+                return Err(GgmlError::Unsupported { op, operands, devices });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        // SAFETY: freed once, before the backends it refers to.
+        unsafe { sys::ggml_backend_sched_free(self.raw.as_ptr()) }
+    }
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scheduler({:?})", self.devices())
+    }
+}
+
+fn describe(tensor: NonNull<sys::ggml_tensor>) -> String {
+    // SAFETY: callers pass valid tensors.
+    let t = unsafe { tensor.as_ref() };
+    let ty = DType::from_id(t.type_ as u32).map_or("?", |t| t.name());
+    format!("{} {}", ty, super::error::ShapeFmt(t.ne))
+}
+
+/// Time per operation.
+#[derive(Debug, Default)]
+pub struct Profile {
+    /// Operation, name of the result, type of its first operand, time.
+    pub entries: Vec<(String, String, String, Duration)>,
+}
+
+struct Recorder {
+    last: Instant,
+    entries: Vec<(String, String, String, Duration)>,
+}
+
+/// Called by the scheduler before (`ask`) and after each node.
+unsafe extern "C" fn on_node(tensor: *mut sys::ggml_tensor, ask: bool, data: *mut c_void) -> bool {
+    let (Some(tensor), Some(mut recorder)) = (NonNull::new(tensor), NonNull::new(data.cast::<Recorder>())) else { return true };
+    // SAFETY: `data` is the boxed recorder of this scheduler; computing holds `&mut Scheduler`, so access is exclusive.
+    let recorder = unsafe { recorder.as_mut() };
+    if ask {
+        recorder.last = Instant::now();
+        return true;
+    }
+    // SAFETY: the node is valid while the graph computes.
+    let (op, ty) = unsafe {
+        let source = tensor.as_ref().src[0];
+        let ty = NonNull::new(source).and_then(|s| DType::from_id(s.as_ref().type_ as u32));
+        (text(sys::ggml_op_desc(tensor.as_ptr())), ty)
+    };
+    recorder.entries.push((op, name_of(tensor), ty.map_or("-", |t| t.name()).to_owned(), recorder.last.elapsed()));
+    true
+}
+

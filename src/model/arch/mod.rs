@@ -1,0 +1,3 @@
+//! Architectures: one file each, one line in the table of [`super::registry`].
+
+pub mod bailing_hybrid;

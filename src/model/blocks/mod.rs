@@ -1,0 +1,7 @@
+//! Building blocks that architectures share. Each is the weights it needs and a function of a [`super::Step`].
+
+pub mod ffn;
+pub mod lightning;
+pub mod mla;
+pub mod moe;
+pub mod rope;

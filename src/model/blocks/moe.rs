@@ -1,0 +1,133 @@
+//! Mixture of experts with a sigmoid router, groups of experts and a shared expert.
+//!
+//! `s = sigmoid(W_r x)`; experts are chosen by `s + bias`, first the groups with the best two-expert sums, then the
+//! best experts within them; the weights are those of `s` without the bias, normalised and scaled.
+
+use super::ffn::SwiGlu;
+use crate::ggml::{GraphError, Tensor};
+use crate::model::loader::{Loader, Part, Role, WeightId};
+use crate::model::step::Step;
+
+/// Lower bound of the sum of chosen weights: the smallest normal F16, as llama.cpp has it.
+const MIN_WEIGHT_SUM: f32 = 6.103_515_6e-5;
+
+/// Bound on selection scores: keeps NaN of a broken file out of the sort, whose order it would break.
+const SCORE_BOUND: f32 = 1e30;
+
+/// Sizes and rules of an MoE layer.
+#[derive(Debug, Clone)]
+pub struct MoeParams {
+    /// Model width.
+    pub n_embd: u32,
+    /// Width of an expert.
+    pub n_ff: u32,
+    /// Experts.
+    pub n_expert: u32,
+    /// Experts per token.
+    pub n_used: u32,
+    /// Groups the experts fall into; 1 if there are none.
+    pub n_group: u32,
+    /// Groups a token may choose from.
+    pub n_group_used: u32,
+    /// Whether chosen weights are divided by their sum.
+    pub normalise: bool,
+    /// Factor on the weights.
+    pub scale: f32,
+    /// Width of the shared expert; `None` if there is none.
+    pub n_ff_shared: Option<u32>,
+}
+
+/// Weights of an MoE layer.
+#[derive(Debug, Clone)]
+pub struct Moe {
+    params: MoeParams,
+    router: WeightId,
+    bias: Option<WeightId>,
+    gate: WeightId,
+    up: WeightId,
+    down: WeightId,
+    shared: Option<SwiGlu>,
+}
+
+impl Moe {
+    /// Names the tensors of block `layer`.
+    pub fn load(loader: &mut Loader<'_>, params: &MoeParams, layer: u32) -> Self {
+        let part = Part::Layer(layer);
+        let (n_embd, n_ff, n_expert) = (u64::from(params.n_embd), u64::from(params.n_ff), u64::from(params.n_expert));
+        let name = |suffix: &str| format!("blk.{layer}.{suffix}");
+        Self {
+            params: params.clone(),
+            router: loader.tensor(part, &name("ffn_gate_inp.weight"), &[n_embd, n_expert], Role::Matrix),
+            bias: loader.optional(part, &name("exp_probs_b.bias"), &[n_expert], Role::Vector),
+            gate: loader.tensor(part, &name("ffn_gate_exps.weight"), &[n_embd, n_ff, n_expert], Role::Matrix),
+            up: loader.tensor(part, &name("ffn_up_exps.weight"), &[n_embd, n_ff, n_expert], Role::Matrix),
+            down: loader.tensor(part, &name("ffn_down_exps.weight"), &[n_ff, n_embd, n_expert], Role::Matrix),
+            shared: params.n_ff_shared.map(|n| SwiGlu::load(loader, layer, "_shexp", n_embd, u64::from(n))),
+        }
+    }
+
+    /// `x` is the normed layer input `{n_embd, tokens}`; gives what is added to the residual.
+    pub fn build<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
+        let (g, p) = (s.g(), &self.params);
+        let (n_embd, n_used, n) = (i64::from(p.n_embd), i64::from(p.n_used), x.ne()[1]);
+        let probs = g.sigmoid(s.linear(self.router, x)?)?;
+        let chosen = self.choose(s, probs)?;
+        let weights = self.weigh(s, probs, chosen)?;
+
+        let columns = g.reshape(x, &[n_embd, 1, n])?;
+        let gate = g.mul_mat_id(s.weight(self.gate)?, columns, chosen)?;
+        let up = g.mul_mat_id(s.weight(self.up)?, columns, chosen)?;
+        let out = g.mul_mat_id(s.weight(self.down)?, g.swiglu(gate, up)?, chosen)?;
+        let out = g.mul(out, weights)?;
+
+        let nb = out.nb();
+        let mut sum = g.view(out, &[n_embd, n], &[nb[2]], 0)?;
+        for expert in 1..n_used {
+            sum = g.add(sum, g.view(out, &[n_embd, n], &[nb[2]], expert as usize * nb[1])?)?;
+        }
+        match &self.shared {
+            Some(shared) => g.add(shared.build(s, x)?, sum),
+            // A single expert's output is a window of a larger tensor.
+            None => g.dense(sum),
+        }
+    }
+
+    /// The experts of each token: I32 `{n_used, tokens}`.
+    fn choose<'g>(&self, s: &Step<'g, '_>, probs: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
+        let (g, p) = (s.g(), &self.params);
+        let mut scores = match self.bias {
+            Some(bias) => g.add(probs, s.weight(bias)?)?,
+            None => probs,
+        };
+        scores = g.clamp(scores, -SCORE_BOUND, SCORE_BOUND)?;
+        if p.n_group > 1 {
+            let (groups, n) = (i64::from(p.n_group), scores.ne()[1]);
+            let size = i64::from(p.n_expert) / groups;
+            let by_group = g.reshape(scores, &[size, groups, n])?;
+            let best_two = g.top_k(by_group, size.min(2))?;
+            let best_two = g.get_rows(g.reshape(scores, &[1, size, groups, n])?, best_two)?;
+            let group_scores = g.sum_rows(g.reshape(best_two, &[size.min(2), groups, n])?)?;
+            let kept = g.top_k(g.reshape(group_scores, &[groups, n])?, i64::from(p.n_group_used))?;
+            let open = g.get_rows(by_group, kept)?;
+            let closed = g.fill(by_group, f32::NEG_INFINITY)?;
+            scores = g.reshape(g.set_rows(closed, open, kept)?, &[size * groups, n])?;
+        }
+        g.top_k(scores, i64::from(p.n_used))
+    }
+
+    /// The weight of each chosen expert: `{1, n_used, tokens}`.
+    fn weigh<'g>(&self, s: &Step<'g, '_>, probs: Tensor<'g>, chosen: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
+        let (g, p) = (s.g(), &self.params);
+        let (n_used, n) = (i64::from(p.n_used), probs.ne()[1]);
+        let weights = g.get_rows(g.reshape(probs, &[1, i64::from(p.n_expert), n])?, chosen)?;
+        let mut weights = g.reshape(weights, &[n_used, n])?;
+        if p.normalise {
+            let sum = g.clamp(g.sum_rows(weights)?, MIN_WEIGHT_SUM, f32::INFINITY)?;
+            weights = g.div(weights, sum)?;
+        }
+        if p.scale != 1.0 {
+            weights = g.scale(weights, p.scale)?;
+        }
+        g.reshape(weights, &[1, n_used, n])
+    }
+}

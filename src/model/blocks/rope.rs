@@ -1,0 +1,40 @@
+//! Rotary embedding from metadata, YaRN when the file asks for it.
+
+use crate::ggml::{Rope, RopeKind};
+use crate::model::LoadError;
+use crate::model::hparams::Keys;
+
+/// YaRN's usual bounds on rotations within the original context.
+const YARN_BETA_FAST: f32 = 32.0;
+const YARN_BETA_SLOW: f32 = 1.0;
+
+/// Rotation of `n_dims` dimensions, from `rope.freq_base` and `rope.scaling.*`.
+pub fn rope_from_keys(keys: &Keys<'_>, kind: RopeKind, n_dims: u32, n_ctx_train: u32) -> Result<Rope, LoadError> {
+    let freq_base = keys.f32_or("rope.freq_base", 10_000.0)?;
+    keys.check(freq_base > 0.0, "rope.freq_base", "a positive number", freq_base)?;
+    let mut rope = Rope {
+        kind,
+        n_dims,
+        n_ctx_orig: keys.extent_or("rope.scaling.original_context_length", n_ctx_train)?,
+        freq_base,
+        freq_scale: 1.0,
+        ext_factor: 0.0,
+        attn_factor: 1.0,
+        beta_fast: keys.f32_or("rope.scaling.yarn_beta_fast", YARN_BETA_FAST)?,
+        beta_slow: keys.f32_or("rope.scaling.yarn_beta_slow", YARN_BETA_SLOW)?,
+    };
+    let scaling = keys.str("rope.scaling.type")?.unwrap_or("none");
+    let factor = keys.f32_or("rope.scaling.factor", 1.0)?;
+    keys.check(factor > 0.0, "rope.scaling.factor", "a positive number", factor)?;
+    match scaling {
+        "none" => {}
+        "linear" => rope.freq_scale = 1.0 / factor,
+        "yarn" => {
+            rope.freq_scale = 1.0 / factor;
+            rope.ext_factor = 1.0;
+            rope.attn_factor = keys.f32_or("rope.scaling.attn_factor", 1.0)?;
+        }
+        other => return Err(keys.value("rope.scaling.type", "none, linear or yarn", other)),
+    }
+    Ok(rope)
+}

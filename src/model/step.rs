@@ -1,0 +1,378 @@
+//! What an architecture builds its graph with: the step's inputs, weights, memory, and the operations on them.
+
+
+use half::f16;
+
+use super::loader::{WeightId, Weights};
+use crate::ggml::{Builder, DType, Graph, GraphError, GgmlError, Scheduler, Slot, Tensor, TensorId};
+use crate::memory::{Group, Memory, Plan};
+
+/// How attention is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AttentionKernel {
+    /// One fused operation.
+    Flash,
+    /// Matrix products around a softmax.
+    Unfused,
+}
+
+/// Which causal mask an attention uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    /// Every token sees itself and all before it.
+    Causal,
+    /// As `Causal`, without the sequence's first row: the MTP head has no entry there.
+    FromSecond,
+}
+
+/// Index inputs of one group.
+struct GroupInputs<'g> {
+    plane_in: Tensor<'g>,
+    plane_out: Tensor<'g>,
+    masks: Vec<Tensor<'g>>,
+    mtp_masks: Vec<Tensor<'g>>,
+}
+
+/// Slots of a step's inputs, to set them before each computation.
+#[derive(Debug)]
+pub struct StepInputs {
+    tokens: Slot,
+    positions: Slot,
+    kv_rows: Slot,
+    outputs: Option<Slot>,
+    predecessors: Option<Slot>,
+    snapshot_tokens: Option<Slot>,
+    all_planes_in: Option<Slot>,
+    all_planes_out: Option<Slot>,
+    groups: Vec<GroupSlots>,
+}
+
+#[derive(Debug)]
+struct GroupSlots {
+    plane_in: Slot,
+    plane_out: Slot,
+    masks: Vec<Slot>,
+    mtp_masks: Vec<Slot>,
+}
+
+impl StepInputs {
+    /// Uploads the index inputs of a plan with the same topology as the graph's.
+    pub fn upload(&self, sched: &mut Scheduler, graph: &Graph, plan: &Plan) -> std::result::Result<(), GgmlError> {
+        sched.set(graph, self.tokens, &plan.tokens)?;
+        sched.set(graph, self.positions, &plan.positions)?;
+        sched.set(graph, self.kv_rows, &plan.kv_rows)?;
+        if let Some(slot) = self.outputs {
+            sched.set(graph, slot, &plan.outputs)?;
+        }
+        if let Some(slot) = self.predecessors {
+            sched.set(graph, slot, &plan.predecessors())?;
+        }
+        if let Some(slot) = self.snapshot_tokens {
+            sched.set(graph, slot, &plan.snapshot_tokens())?;
+        }
+        if let Some(slot) = self.all_planes_in {
+            let all: Vec<i32> = plan.groups.iter().flat_map(|g| g.plane_in.iter().copied()).collect();
+            sched.set(graph, slot, &all)?;
+        }
+        if let Some(slot) = self.all_planes_out {
+            let all: Vec<i64> = plan.groups.iter().flat_map(|g| g.plane_out.iter().copied()).collect();
+            sched.set(graph, slot, &all)?;
+        }
+        let mut mask: Vec<f16> = Vec::new();
+        for (slots, group) in self.groups.iter().zip(&plan.groups) {
+            sched.set(graph, slots.plane_in, &group.plane_in)?;
+            sched.set(graph, slots.plane_out, &group.plane_out)?;
+            for (slot, run) in slots.masks.iter().zip(&group.runs) {
+                plan.mask(group, run, 0, &mut mask);
+                sched.set(graph, *slot, &mask)?;
+            }
+            for (slot, run) in slots.mtp_masks.iter().zip(&group.runs) {
+                plan.mask(group, run, 1, &mut mask);
+                sched.set(graph, *slot, &mask)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One step under construction. Activations are `{width, tokens}` in step order.
+pub struct Step<'g, 'a> {
+    g: &'a Builder<'g>,
+    weights: &'a Weights,
+    memory: &'a Memory,
+    plan: &'a Plan,
+    kernel: AttentionKernel,
+    tokens: Tensor<'g>,
+    positions: Tensor<'g>,
+    kv_rows: Tensor<'g>,
+    outputs: Option<Tensor<'g>>,
+    groups: Vec<GroupInputs<'g>>,
+    mtp: Option<MtpInputs<'g>>,
+}
+
+/// Index inputs that pair each token with its predecessor's hidden state.
+struct MtpInputs<'g> {
+    predecessors: Tensor<'g>,
+    snapshot_tokens: Tensor<'g>,
+    planes_in: Tensor<'g>,
+    planes_out: Tensor<'g>,
+}
+
+type Result<T> = std::result::Result<T, GraphError>;
+
+impl<'g, 'a> Step<'g, 'a> {
+    /// Creates the inputs of a step.
+    pub fn new(g: &'a Builder<'g>, weights: &'a Weights, memory: &'a Memory, plan: &'a Plan, kernel: AttentionKernel) -> Result<(Self, StepInputs)> {
+        let n = plan.n_tokens() as u64;
+        let tokens = g.input("tokens", DType::I32, &[n])?;
+        let positions = g.input("positions", DType::I32, &[n])?;
+        let kv_rows = g.input("kv_rows", DType::I64, &[n])?;
+        let outputs = match plan.outputs.len() as u64 {
+            0 => None,
+            n_out => Some(g.input("outputs", DType::I32, &[n_out])?),
+        };
+        let mtp = if plan.kind.mtp { Some(mtp_inputs(g, plan)?) } else { None };
+        let groups = plan.groups.iter().map(|group| group_inputs(g, group, plan.kind.mtp)).collect::<Result<Vec<_>>>()?;
+        let inputs = StepInputs {
+            tokens: g.keep(tokens),
+            positions: g.keep(positions),
+            kv_rows: g.keep(kv_rows),
+            outputs: outputs.map(|t| g.keep(t)),
+            predecessors: mtp.as_ref().map(|m| g.keep(m.predecessors)),
+            snapshot_tokens: mtp.as_ref().map(|m| g.keep(m.snapshot_tokens)),
+            all_planes_in: mtp.as_ref().map(|m| g.keep(m.planes_in)),
+            all_planes_out: mtp.as_ref().map(|m| g.keep(m.planes_out)),
+            groups: groups
+                .iter()
+                .map(|i| GroupSlots {
+                    plane_in: g.keep(i.plane_in),
+                    plane_out: g.keep(i.plane_out),
+                    masks: i.masks.iter().map(|m| g.keep(*m)).collect(),
+                    mtp_masks: i.mtp_masks.iter().map(|m| g.keep(*m)).collect(),
+                })
+                .collect(),
+        };
+        Ok((Self { g, weights, memory, plan, kernel, tokens, positions, kv_rows, outputs, groups, mtp }, inputs))
+    }
+
+    /// The operations.
+    pub fn g(&self) -> &'a Builder<'g> {
+        self.g
+    }
+
+    /// Tokens in the step.
+    pub fn n_tokens(&self) -> i64 {
+        self.plan.n_tokens() as i64
+    }
+
+    /// Position of each token: I32 `{tokens}`.
+    pub fn positions(&self) -> Tensor<'g> {
+        self.positions
+    }
+
+    /// Whether the MTP head runs in this step.
+    pub fn runs_mtp(&self) -> bool {
+        self.mtp.is_some()
+    }
+
+    /// Whether the MTP head's logits are wanted.
+    pub fn wants_mtp_logits(&self) -> bool {
+        self.plan.kind.mtp_logits
+    }
+
+    /// Whether any token's logits are wanted.
+    pub fn has_outputs(&self) -> bool {
+        self.outputs.is_some()
+    }
+
+    /// A weight.
+    pub fn weight(&self, id: WeightId) -> Result<Tensor<'g>> {
+        self.g.stored(self.weights.store(), self.weights.id(id))
+    }
+
+    /// `W x`.
+    pub fn linear(&self, w: WeightId, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        self.g.mul_mat(self.weight(w)?, x)
+    }
+
+    /// `x / rms(x) * w`, over the innermost dimension.
+    pub fn norm(&self, w: WeightId, x: Tensor<'g>, eps: f32) -> Result<Tensor<'g>> {
+        self.g.mul(self.g.rms_norm(x, eps)?, self.weight(w)?)
+    }
+
+    /// Embeddings of the step's tokens: `{n_embd, tokens}`.
+    pub fn embed(&self, table: WeightId) -> Result<Tensor<'g>> {
+        self.g.get_rows(self.weight(table)?, self.tokens)
+    }
+
+    /// The columns of `x` whose logits are wanted, or `None` if none are.
+    pub fn output_rows(&self, x: Tensor<'g>) -> Result<Option<Tensor<'g>>> {
+        self.outputs.map(|ids| self.g.get_rows(x, ids)).transpose()
+    }
+
+    /// Writes one row per token into attention memory.
+    pub fn store_rows(&self, rows: &str, x: Tensor<'g>) -> Result<()> {
+        let written = self.g.set_rows(self.rows(rows)?, x, self.kv_rows)?;
+        self.g.expand(written);
+        Ok(())
+    }
+
+    /// Attention over stored rows that hold key and, in their first `v_width` elements, value (MLA's latent).
+    ///
+    /// `q` has axes (width, token, head) with any strides. Gives (v_width, token, head).
+    pub fn attend_latent(&self, rows: &str, q: Tensor<'g>, v_width: i64, scale: f32, mask: Mask) -> Result<Tensor<'g>> {
+        let memory = self.rows(rows)?;
+        let mut parts: Option<Tensor<'g>> = None;
+        // Both kernels give contiguous parts; tokens are axis 2 of the fused one's and axis 1 of the other's.
+        let axis = if self.kernel == AttentionKernel::Flash { 2 } else { 1 };
+        for (group, inputs) in self.plan.groups.iter().zip(&self.groups) {
+            for (index, run) in group.runs.iter().enumerate() {
+                let mask = match mask {
+                    Mask::Causal => inputs.masks[index],
+                    Mask::FromSecond => inputs.mtp_masks[index],
+                };
+                let (t, s, heads) = (i64::from(group.n_tokens), i64::from(run.n_seqs), q.ne()[2]);
+                let first = group.first_token as usize + (run.first * group.n_tokens) as usize;
+                let nb = q.nb();
+                let q = self.g.view(q, &[q.ne()[0], t, heads, s], &[nb[1], nb[2], nb[1] * t as usize], first * nb[1])?;
+                let slot = memory.nb()[1] * self.memory.config().n_ctx_seq as usize;
+                let k = self.g.view(
+                    memory,
+                    &[memory.ne()[0], i64::from(run.n_kv), 1, s],
+                    &[memory.nb()[1], slot, slot],
+                    run.first_slot as usize * slot,
+                )?;
+                let part = match self.kernel {
+                    AttentionKernel::Flash => self.flash(q, k, v_width, mask, scale)?,
+                    AttentionKernel::Unfused => self.unfused(q, k, v_width, mask, scale)?,
+                };
+                parts = Some(match parts {
+                    None => part,
+                    Some(before) => self.g.concat(before, part, axis)?,
+                });
+            }
+        }
+        let all = parts.ok_or(GraphError::Alloc { what: "attention over no tokens" })?;
+        if axis == 2 { self.g.permute(all, [0, 2, 1, 3]) } else { Ok(all) }
+    }
+
+    /// `{v_width, heads, tokens}`.
+    fn flash(&self, q: Tensor<'g>, k: Tensor<'g>, v_width: i64, mask: Tensor<'g>, scale: f32) -> Result<Tensor<'g>> {
+        let v = self.g.columns(k, 0, v_width)?;
+        let out = self.g.flash_attn(q, k, v, mask, scale)?;
+        let ne = out.ne();
+        self.g.reshape(out, &[ne[0], ne[1], ne[2] * ne[3]])
+    }
+
+    /// `{v_width, tokens, heads}`.
+    fn unfused(&self, q: Tensor<'g>, k: Tensor<'g>, v_width: i64, mask: Tensor<'g>, scale: f32) -> Result<Tensor<'g>> {
+        let [d, t, heads, s] = q.ne();
+        let n_kv = k.ne()[1];
+        // One key row serves every head: fold the heads into the columns, so that it is read once.
+        let q = self.g.reshape(self.g.dense(q)?, &[d, t * heads, 1, s])?;
+        let scores = self.g.reshape(self.g.mul_mat(k, q)?, &[n_kv, t, heads, s])?;
+        let weights = self.g.soft_max(scores, Some(mask), scale)?;
+        let v = self.g.cont(self.g.transpose(self.g.columns(k, 0, v_width)?)?)?;
+        let out = self.g.mul_mat(v, self.g.reshape(weights, &[n_kv, t * heads, 1, s])?)?;
+        let out = self.g.reshape(out, &[v_width, t, heads, s])?;
+        if s == 1 {
+            return Ok(out);
+        }
+        let out = self.g.cont(self.g.permute(out, [0, 1, 3, 2])?)?;
+        self.g.reshape(out, &[v_width, t * s, heads])
+    }
+
+    /// The decaying linear recurrence over each sequence's tokens: `S = e^decay S + k v^T`, `y = q S`.
+    ///
+    /// `q`, `k`, `v` have axes (head size, head, token) with dense heads; `decay {1, n}` and the constant `dt` of
+    /// `n` per token hold one entry per state head, where a head may be cut into several (see `blocks::lightning`).
+    /// Gives `{d_v * heads, tokens}` and keeps the newest states.
+    pub fn scan(&self, planes: &str, dt: &str, q: Tensor<'g>, k: Tensor<'g>, v: Tensor<'g>, decay: Tensor<'g>) -> Result<Tensor<'g>> {
+        let memory = self.planes(planes)?;
+        let dt = self.constant(dt)?;
+        let (d_k, heads) = (k.ne()[0], k.ne()[1]);
+        let cut = decay.ne()[1];
+        let width = v.ne()[0] * heads;
+        let d_v = width / cut;
+        let state = self.g.reshape(memory, &[d_k, d_v, cut, memory.ne()[1]])?;
+        let mut parts: Option<Tensor<'g>> = None;
+        for (group, inputs) in self.plan.groups.iter().zip(&self.groups) {
+            let (t, s) = (i64::from(group.n_tokens), group.seqs.len() as i64);
+            let first = group.first_token as usize;
+            let window = |x: Tensor<'g>, ne: [i64; 2]| {
+                let nb = x.nb();
+                self.g.view(x, &[ne[0], ne[1], t, s], &[ne[0] as usize * 4, nb[2], nb[2] * t as usize], first * nb[2])
+            };
+            let (q, k, v) = (window(q, [d_k, heads])?, window(k, [d_k, heads])?, window(v, [d_v, cut])?);
+            let step = self.g.view(dt, &[cut, t, s], &[cut as usize * 4, (cut * t) as usize * 4], 0)?;
+            let all = self.g.ssm_scan(state, v, step, decay, k, q, inputs.plane_in, group.n_snapshots)?;
+            let y = self.g.view(all, &[width, t * s], &[width as usize * 4], 0)?;
+            let n_states = i64::from(group.n_snapshots) * s;
+            let size = memory.ne()[0];
+            let states = self.g.view(all, &[size, n_states], &[size as usize * 4], (width * t * s) as usize * 4)?;
+            self.g.expand(self.g.set_rows(memory, states, inputs.plane_out)?);
+            parts = Some(match parts {
+                None => y,
+                Some(before) => self.g.concat(before, y, 1)?,
+            });
+        }
+        parts.ok_or(GraphError::Alloc { what: "a scan over no tokens" })
+    }
+
+    /// Each token's predecessor's hidden state, across steps: carried in `planes` from one step to the next.
+    /// `h` is `{n_embd, tokens}`; gives the same shape.
+    pub fn predecessors(&self, planes: &str, h: Tensor<'g>) -> Result<Tensor<'g>> {
+        let mtp = self.mtp.as_ref().ok_or(GraphError::Alloc { what: "MTP inputs" })?;
+        let memory = self.planes(planes)?;
+        let carried = self.g.get_rows(memory, mtp.planes_in)?;
+        let rows = self.g.concat(carried, h, 1)?;
+        let before = self.g.get_rows(rows, mtp.predecessors)?;
+        self.g.expand(before);
+        let newest = self.g.get_rows(h, mtp.snapshot_tokens)?;
+        self.g.expand(self.g.set_rows(memory, newest, mtp.planes_out)?);
+        Ok(before)
+    }
+
+    fn rows(&self, name: &str) -> Result<Tensor<'g>> {
+        self.memory_tensor(self.memory.rows(name))
+    }
+
+    fn planes(&self, name: &str) -> Result<Tensor<'g>> {
+        self.memory_tensor(self.memory.planes(name))
+    }
+
+    fn constant(&self, name: &str) -> Result<Tensor<'g>> {
+        self.memory_tensor(self.memory.constant(name))
+    }
+
+    fn memory_tensor(&self, id: Option<TensorId>) -> Result<Tensor<'g>> {
+        let id = id.ok_or(GraphError::Alloc { what: "memory the architecture did not ask for" })?;
+        self.g.stored(self.memory.store(), id)
+    }
+}
+
+fn group_inputs<'g>(g: &Builder<'g>, group: &Group, mtp: bool) -> Result<GroupInputs<'g>> {
+    let s = group.seqs.len() as u64;
+    let mask = |name: &str| {
+        let shape = |run: &crate::memory::Run| [u64::from(run.n_kv), u64::from(group.n_tokens), 1, u64::from(run.n_seqs)];
+        group.runs.iter().map(|run| g.input(name, DType::F16, &shape(run))).collect::<Result<Vec<_>>>()
+    };
+    Ok(GroupInputs {
+        plane_in: g.input("plane_in", DType::I32, &[s])?,
+        plane_out: g.input("plane_out", DType::I64, &[s * u64::from(group.n_snapshots)])?,
+        masks: mask("mask")?,
+        mtp_masks: if mtp { mask("mtp_mask")? } else { Vec::new() },
+    })
+}
+
+fn mtp_inputs<'g>(g: &Builder<'g>, plan: &Plan) -> Result<MtpInputs<'g>> {
+    let n_seqs: u64 = plan.groups.iter().map(|group| group.seqs.len() as u64).sum();
+    let n_snapshots: u64 = plan.groups.iter().map(|group| group.plane_out.len() as u64).sum();
+    Ok(MtpInputs {
+        predecessors: g.input("predecessors", DType::I32, &[plan.n_tokens() as u64])?,
+        snapshot_tokens: g.input("snapshot_tokens", DType::I32, &[n_snapshots])?,
+        planes_in: g.input("planes_in", DType::I32, &[n_seqs])?,
+        planes_out: g.input("planes_out", DType::I64, &[n_snapshots])?,
+    })
+}
+
