@@ -153,10 +153,13 @@ pub fn cases() -> Vec<BrokenFile> {
     [
         starts(),
         truncations(),
-        metadata(),
+        entries(),
+        arrays(),
         alignments(),
-        tensors(),
+        tensor_names_and_types(),
+        shapes(),
         placements(),
+        parts(),
     ]
     .into_iter()
     .flatten()
@@ -306,15 +309,17 @@ fn truncations() -> Vec<BrokenFile> {
     ]
 }
 
-fn metadata() -> Vec<BrokenFile> {
-    let with = |name, field, phrase, entry: Vec<u8>| {
-        changed(name, field, phrase, |file| file.entries.push(entry))
-    };
-    let array = |value: Vec<u8>| entry("k", ARRAY, &value);
-    let nested = |depth: usize| {
-        let levels = list(ARRAY, 1, &[]).repeat(depth - 1);
-        array([levels, list(U8, 1, &[1])].concat())
-    };
+fn with_entry(
+    name: &'static str,
+    field: &'static str,
+    phrase: &'static str,
+    entry: Vec<u8>,
+) -> BrokenFile {
+    changed(name, field, phrase, |file| file.entries.push(entry))
+}
+
+fn entries() -> Vec<BrokenFile> {
+    let with = with_entry;
     vec![
         with(
             "a key twice",
@@ -370,51 +375,63 @@ fn metadata() -> Vec<BrokenFile> {
             "but the file ends at",
             entry("k", STRING, &[0xff; 8]),
         ),
+    ]
+}
+
+fn arrays() -> Vec<BrokenFile> {
+    let with = |name, field, phrase, value: Vec<u8>| {
+        with_entry(name, field, phrase, entry("k", ARRAY, &value))
+    };
+    let nested = |depth: usize| {
+        let levels = list(ARRAY, 1, &[]).repeat(depth - 1);
+        [levels, list(U8, 1, &[1])].concat()
+    };
+    vec![
         with(
             "an unknown element type",
             "metadata `k` element type",
             "found 99",
-            array(list(99, 1, &[0; 8])),
+            list(99, 1, &[0; 8]),
         ),
         with(
             "a huge array of bytes",
             "metadata `k` length",
             "expected at most",
-            array(list(U8, 1 << 62, &[])),
+            list(U8, 1 << 62, &[]),
         ),
         with(
             "a huge array of strings",
             "metadata `k` length",
             "expected at most",
-            array(list(STRING, 1 << 40, &[])),
+            list(STRING, 1 << 40, &[]),
         ),
         with(
             "a huge array of arrays",
             "metadata `k` length",
             "expected at most",
-            array(list(ARRAY, 1 << 40, &[])),
+            list(ARRAY, 1 << 40, &[]),
         ),
         with(
             "an array whose size overflows",
             "metadata `k` length",
             "expected at most",
-            array(list(U64, (1 << 61) + 1, &[0; 8])),
+            list(U64, (1 << 61) + 1, &[0; 8]),
         ),
         with(
             "a huge string in an array",
             "metadata `k` element 1 value",
             "but the file ends at",
-            array(list(
+            list(
                 STRING,
                 2,
                 &[text(b"a"), (1_u64 << 50).to_le_bytes().to_vec()].concat(),
-            )),
+            ),
         ),
         with(
             "a bool of 3 in an array",
             "metadata `k` value",
             "a bool, 0 or 1, found 3",
-            array(list(BOOL, 2, &[1, 3])),
+            list(BOOL, 2, &[1, 3]),
         ),
         with(
             "arrays 5 deep",
@@ -463,11 +480,17 @@ fn alignments() -> Vec<BrokenFile> {
     ]
 }
 
-fn tensors() -> Vec<BrokenFile> {
-    let with = |name, field, phrase, tensor: Vec<u8>| {
-        changed(name, field, phrase, |file| file.tensors[1] = tensor)
-    };
-    let dims = |dims: &[u64]| tensor("t", dims, IQ4_NL_TENSOR, 64);
+fn with_tensor(
+    name: &'static str,
+    field: &'static str,
+    phrase: &'static str,
+    tensor: Vec<u8>,
+) -> BrokenFile {
+    changed(name, field, phrase, |file| file.tensors[1] = tensor)
+}
+
+fn tensor_names_and_types() -> Vec<BrokenFile> {
+    let with = with_tensor;
     let of_type = |ty| tensor("t", &[32], ty, 64);
     let long_name = "n".repeat(64);
     vec![
@@ -495,6 +518,31 @@ fn tensors() -> Vec<BrokenFile> {
             "at most 63 bytes",
             [0xff; 8].to_vec(),
         ),
+        with(
+            "a type id of the future",
+            "tensor `t` type",
+            "0 to 42), found 43",
+            of_type(43),
+        ),
+        with(
+            "a removed type",
+            "tensor `t` type",
+            "type id 31 (Q4_0_4_4) was removed from GGML",
+            of_type(31),
+        ),
+        with(
+            "a type removed long ago",
+            "tensor `t` type",
+            "type id 4 (Q4_2) was removed",
+            of_type(4),
+        ),
+    ]
+}
+
+fn shapes() -> Vec<BrokenFile> {
+    let with = with_tensor;
+    let dims = |dims: &[u64]| tensor("t", dims, IQ4_NL_TENSOR, 64);
+    vec![
         with(
             "no dimensions",
             "tensor `t` dimension count",
@@ -543,24 +591,6 @@ fn tensors() -> Vec<BrokenFile> {
             "a multiple of 32",
             dims(&[48]),
         ),
-        with(
-            "a type id of the future",
-            "tensor `t` type",
-            "0 to 42), found 43",
-            of_type(43),
-        ),
-        with(
-            "a removed type",
-            "tensor `t` type",
-            "type id 31 (Q4_0_4_4) was removed from GGML",
-            of_type(31),
-        ),
-        with(
-            "a type removed long ago",
-            "tensor `t` type",
-            "type id 4 (Q4_2) was removed",
-            of_type(4),
-        ),
     ]
 }
 
@@ -591,15 +621,6 @@ fn placements() -> Vec<BrokenFile> {
                 file.tensors[0] = tensor("first\nweight", &[8, 4], F32_TENSOR, 0);
             },
         ),
-        changed(
-            "a split count of two lines",
-            "metadata `split.count` value",
-            "found array of strings [a\\nb]",
-            |file| {
-                let lines = list(STRING, 1, &text(b"a\nb"));
-                file.entries.push(entry("split.count", ARRAY, &lines));
-            },
-        ),
         with(
             "the offset of another tensor",
             " offset",
@@ -624,6 +645,20 @@ fn placements() -> Vec<BrokenFile> {
             "but the file ends at",
             |file| {
                 file.tensors[1] = tensor("t", &[1 << 40], F32_TENSOR, 64);
+            },
+        ),
+    ]
+}
+
+fn parts() -> Vec<BrokenFile> {
+    vec![
+        changed(
+            "a split count of two lines",
+            "metadata `split.count` value",
+            "found array of strings [a\\nb]",
+            |file| {
+                let lines = list(STRING, 1, &text(b"a\nb"));
+                file.entries.push(entry("split.count", ARRAY, &lines));
             },
         ),
         changed(

@@ -258,91 +258,90 @@ fn a_tensor_takes_no_more_than_its_bytes() {
     }
 }
 
-#[test]
-fn the_writer_refuses_what_the_reader_would() {
-    let deep = (0..MAX_ARRAY_DEPTH).fold(Array::U8(vec![1]), |inner, _| Array::Array(vec![inner]));
-    let with = |key: &str, value: Value| {
-        let mut metadata = Metadata::new();
-        metadata.insert(key, value);
-        metadata
+/// Asserts that a model is refused with these words, before any file is made.
+fn assert_refused(
+    metadata: Metadata,
+    tensors: Vec<TensorPlan>,
+    alignment: Option<u32>,
+    wanted: &str,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let options = WriterOptions {
+        alignment,
+        ..WriterOptions::default()
     };
-    let f32s = |name: &str| plan(name, GgmlType::F32, &[4]);
-    let long = "n".repeat(64);
-    let cases: Vec<(Metadata, Vec<TensorPlan>, Option<u32>, &str)> = vec![
+    let path = folder.path().join("m.gguf");
+    let message = Writer::create(&path, metadata, tensors, &options)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains(wanted), "no `{wanted}` in `{message}`");
+    assert!(folder_names(folder.path()).is_empty());
+}
+
+#[test]
+fn the_writer_refuses_metadata_that_the_reader_would() {
+    let deep = (0..MAX_ARRAY_DEPTH).fold(Array::U8(vec![1]), |inner, _| Array::Array(vec![inner]));
+    let cases = [
         (
-            with("k", Value::Array(deep)),
-            vec![],
-            None,
+            "k",
+            Value::Array(deep),
             "metadata `k` nesting: expected arrays nested at most 4",
         ),
         (
-            with("", Value::U8(1)),
-            vec![],
-            None,
+            "",
+            Value::U8(1),
             "metadata entry 0 key: expected 1 to 65535 bytes",
         ),
+        ("a\0b", Value::U8(1), "expected no zero byte"),
         (
-            with("a\0b", Value::U8(1)),
-            vec![],
-            None,
-            "expected no zero byte",
-        ),
-        (
-            with("general.alignment", Value::U64(32)),
-            vec![],
-            None,
+            "general.alignment",
+            Value::U64(32),
             "expected u32, found u64",
         ),
         (
-            with("general.alignment", Value::U32(24)),
-            vec![],
-            None,
+            "general.alignment",
+            Value::U32(24),
             "expected a power of two",
         ),
-        (Metadata::new(), vec![], Some(0), "expected a power of two"),
+    ];
+    for (key, value, wanted) in cases {
+        let mut metadata = Metadata::new();
+        metadata.insert(key, value);
+        assert_refused(metadata, Vec::new(), None, wanted);
+    }
+    assert_refused(
+        Metadata::new(),
+        Vec::new(),
+        Some(0),
+        "expected a power of two",
+    );
+}
+
+#[test]
+fn the_writer_refuses_tensors_that_the_reader_would() {
+    let f32s = |name: &str| plan(name, GgmlType::F32, &[4]);
+    let long = "n".repeat(64);
+    let cases = [
         (
-            Metadata::new(),
             vec![f32s("")],
-            None,
             "tensor entry 0 name: expected 1 to 63 bytes",
         ),
+        (vec![f32s(&long)], "expected 1 to 63 bytes, found 64 bytes"),
         (
-            Metadata::new(),
-            vec![f32s(&long)],
-            None,
-            "expected 1 to 63 bytes, found 64 bytes",
-        ),
-        (
-            Metadata::new(),
             vec![f32s("t"), f32s("t")],
-            None,
             "tensor `t` name: expected each tensor once",
         ),
         (
-            Metadata::new(),
             vec![plan("t", GgmlType::Q4_K, &[128])],
-            None,
             "tensor `t` shape: expected rows of a multiple of 256 weights for Q4_K, found [128]",
         ),
         (
-            Metadata::new(),
             vec![plan("t", GgmlType::F64, &[1 << 62])],
-            None,
             "tensor `t` shape",
         ),
     ];
-    for (metadata, tensors, alignment, wanted) in cases {
-        let folder = tempfile::tempdir().unwrap();
-        let options = WriterOptions {
-            alignment,
-            ..WriterOptions::default()
-        };
-        let path = folder.path().join("m.gguf");
-        let message = Writer::create(&path, metadata, tensors, &options)
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains(wanted), "no `{wanted}` in `{message}`");
-        assert!(folder_names(folder.path()).is_empty());
+    for (tensors, wanted) in cases {
+        assert_refused(Metadata::new(), tensors, None, wanted);
     }
 }
 

@@ -119,19 +119,27 @@ fn patch(path: &Path, key: &str, value: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
+fn assert_spoilt(name: &str, spoil: impl FnOnce(&[PathBuf]), wanted: &[&str]) {
+    let (message, hint) = open_spoilt(spoil);
+    for part in wanted {
+        assert!(message.contains(part), "{name}: no `{part}` in `{message}`");
+    }
+    assert!(hint.is_some(), "{name}");
+}
+
 #[test]
-fn a_spoilt_split_names_the_part_and_the_reason() {
+fn a_spoilt_file_of_a_split_is_named() {
     type Spoil = fn(&[PathBuf]);
-    let cases: &[(&str, Spoil, &[&str])] = &[
+    let cases: [(&str, Spoil, &[&str]); 5] = [
         (
             "one missing",
-            |f| fs::remove_file(&f[2]).unwrap(),
+            |files| fs::remove_file(&files[2]).unwrap(),
             &["split.count", "m-00003-of-00004.gguf"],
         ),
         (
             "two missing",
-            |f| {
-                f[2..]
+            |files| {
+                files[2..]
                     .iter()
                     .for_each(|file| fs::remove_file(file).unwrap())
             },
@@ -139,101 +147,80 @@ fn a_spoilt_split_names_the_part_and_the_reason() {
         ),
         (
             "a wrong place",
-            |f| fs::write(&f[2], fs::read(&f[3]).unwrap()).unwrap(),
+            |files| fs::write(&files[2], fs::read(&files[3]).unwrap()).unwrap(),
             &["m-00003-of-00004.gguf", "split.no", "expected 2, found 3"],
         ),
         (
-            "another count",
-            |f| patch(&f[3], "split.count", &5_u16.to_le_bytes()),
-            &[
-                "m-00004-of-00004.gguf",
-                "split.count",
-                "expected 4, found 5",
-            ],
-        ),
-        (
-            "not a part",
-            |f| patch(&f[3], "split.count", &0_u16.to_le_bytes()),
-            &[
-                "m-00004-of-00004.gguf",
-                "split.count",
-                "a model in one file",
-            ],
-        ),
-        (
-            "tensors of one part",
-            |f| patch(&f[0], "split.tensors.count", &9_i32.to_le_bytes()),
-            &[
-                "m-00001-of-00004.gguf",
-                "split.tensors.count",
-                "expected 4, found 9",
-            ],
-        ),
-        (
-            "tensors of every part",
-            |f| {
-                f.iter()
-                    .for_each(|file| patch(file, "split.tensors.count", &9_i32.to_le_bytes()))
-            },
-            &[
-                "m-00001-of-00004.gguf",
-                "split.tensors.count",
-                "expected 4",
-                "found 9",
-            ],
-        ),
-        (
-            "negative tensors",
-            |f| patch(&f[1], "split.tensors.count", &(-1_i32).to_le_bytes()),
-            &[
-                "m-00002-of-00004.gguf",
-                "split.tensors.count",
-                "expected an integer of at least 0",
-            ],
-        ),
-        (
-            "a number past the count",
-            |f| patch(&f[1], "split.no", &4_u16.to_le_bytes()),
-            &[
-                "m-00002-of-00004.gguf",
-                "split.no",
-                "less than split.count, 4",
-            ],
-        ),
-        (
-            "another name",
-            |f| patch(&f[1], "split.no", &2_u16.to_le_bytes()),
-            &["m-00002-of-00004.gguf", "file name", "-00003-of-00004.gguf"],
-        ),
-        (
             "a tensor in two parts",
-            |f| {
-                let mut bytes = fs::read(&f[3]).unwrap();
+            |files| {
+                let mut bytes = fs::read(&files[3]).unwrap();
                 let at = bytes
                     .windows(10)
                     .position(|window| window == b"blk.0.cube")
                     .unwrap();
                 bytes[at..at + 10].copy_from_slice(b"blk.0.exps");
-                fs::write(&f[3], bytes).unwrap();
+                fs::write(&files[3], bytes).unwrap();
             },
             &[
                 "m-00004-of-00004.gguf",
-                "blk.0.exps.weight",
+                "`blk.0.exps.weight`",
                 "each tensor once",
                 "m-00003-of-00004.gguf",
             ],
         ),
         (
             "a cut part",
-            |f| fs::write(&f[3], b"GGUF").unwrap(),
+            |files| fs::write(&files[3], b"GGUF").unwrap(),
             &["m-00004-of-00004.gguf", "version"],
         ),
     ];
     for (name, spoil, wanted) in cases {
-        let (message, hint) = open_spoilt(spoil);
-        for part in *wanted {
-            assert!(message.contains(part), "{name}: no `{part}` in `{message}`");
-        }
-        assert!(hint.is_some(), "{name}");
+        assert_spoilt(name, spoil, wanted);
     }
+}
+
+#[test]
+fn a_wrong_number_in_a_split_is_named() {
+    let (no, count, tensors) = ("split.no", "split.count", "split.tensors.count");
+    let two = |number: u16| number.to_le_bytes().to_vec();
+    let four = |number: i32| number.to_le_bytes().to_vec();
+    // Which parts get the number, the key, the number, the part the error names, what it says.
+    let cases = [
+        (3..4, count, two(5), 4, "expected 4, found 5"),
+        (3..4, count, two(0), 4, "a model in one file"),
+        (0..1, tensors, four(9), 1, "expected 4, found 9"),
+        (
+            0..4,
+            tensors,
+            four(9),
+            1,
+            "expected 4, the tensors in all parts, found 9",
+        ),
+        (
+            1..2,
+            tensors,
+            four(-1),
+            2,
+            "expected an integer of at least 0",
+        ),
+        (1..2, no, two(4), 2, "less than split.count, 4"),
+    ];
+    for (parts, key, number, named, says) in cases {
+        let spoil = |files: &[PathBuf]| {
+            files[parts]
+                .iter()
+                .for_each(|file| patch(file, key, &number))
+        };
+        assert_spoilt(
+            says,
+            spoil,
+            &[&format!("m-{named:05}-of-00004.gguf"), key, says],
+        );
+    }
+    let renumber = |files: &[PathBuf]| patch(&files[1], no, &two(2));
+    assert_spoilt(
+        "another name",
+        renumber,
+        &["m-00002-of-00004.gguf", "file name", "-00003-of-00004.gguf"],
+    );
 }
