@@ -178,15 +178,15 @@ impl GgufError {
             Self::NotAFile { .. } | Self::CannotWrite { .. } => return None,
             Self::NotGguf { hint, .. } => return hint.map(str::to_owned),
             Self::Version { hint, .. } => hint,
+            // No disk holds a file of that length: the number itself is wrong.
+            Self::Truncated { needed, .. } if i64::try_from(*needed).is_err() => DAMAGED,
             Self::Truncated { needed, size, .. } => {
                 return Some(format!(
                     "the file is {size} bytes and should be at least {needed}: the download or copy is \
                      incomplete, fetch it again"
                 ));
             }
-            Self::Invalid { .. } => {
-                "the file is damaged or its maker broke the format: download or convert it again"
-            }
+            Self::Invalid { .. } => DAMAGED,
             Self::Misaligned { .. } => "embed the bytes in a type with `#[repr(align)]`",
             Self::RemovedType { .. } => "quantise the model again, for example to Q4_0 or IQ4_NL",
             Self::UnknownType { .. } => {
@@ -200,6 +200,9 @@ impl GgufError {
         Some(hint.to_owned())
     }
 }
+
+const DAMAGED: &str =
+    "the file is damaged or its maker broke the format: download or convert it again";
 
 /// What [`GgufError::NotAFile`] calls a directory.
 pub(super) const A_DIRECTORY: &str = "a directory";
