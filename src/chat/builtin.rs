@@ -19,5 +19,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// The source of a built-in template.
 pub fn source(name: &str) -> Option<&'static str> {
-    TEMPLATES.iter().find(|(known, _)| *known == name).map(|(_, source)| *source)
+    TEMPLATES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, source)| *source)
 }

@@ -68,9 +68,10 @@ impl TemplateError {
     pub fn hint(&self) -> Option<String> {
         let names = || builtin::names().collect::<Vec<_>>().join(", ");
         match self {
-            Self::Syntax { .. } | Self::Render { .. } | Self::Runaway { .. } => {
-                Some(format!("use a built-in template with `--chat-template NAME` (one of {})", names()))
-            }
+            Self::Syntax { .. } | Self::Render { .. } | Self::Runaway { .. } => Some(format!(
+                "use a built-in template with `--chat-template NAME` (one of {})",
+                names()
+            )),
             Self::UnknownName { .. } => Some(format!("known are {}", names())),
             Self::Metadata(error) => error.hint(),
             Self::Refused { .. } | Self::ContentPart { .. } | Self::Message { .. } => None,

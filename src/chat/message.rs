@@ -48,7 +48,11 @@ pub struct Message {
 impl Message {
     /// A message that is only text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: Some(Content::Text(content.into())), ..Self::default() }
+        Self {
+            role: role.into(),
+            content: Some(Content::Text(content.into())),
+            ..Self::default()
+        }
     }
 }
 
@@ -115,7 +119,9 @@ impl Message {
                 *arguments = object;
             }
         }
-        serde_json::to_value(plain).map_err(|error| TemplateError::Message { reason: error.to_string() })
+        serde_json::to_value(plain).map_err(|error| TemplateError::Message {
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -124,7 +130,9 @@ fn join_parts(parts: &[ContentPart]) -> Result<String, TemplateError> {
         .iter()
         .map(|part| match (part.kind.as_str(), &part.text) {
             ("text", Some(text)) => Ok(text.as_str()),
-            (kind, _) => Err(TemplateError::ContentPart { kind: kind.to_owned() }),
+            (kind, _) => Err(TemplateError::ContentPart {
+                kind: kind.to_owned(),
+            }),
         })
         .collect::<Result<_, _>>()?;
     Ok(texts.join("\n"))
