@@ -9,7 +9,7 @@ use tokenizers::models::bpe::{BPE, BpeBuilder, Vocab as IdByText};
 
 use crate::gguf::{GgufString, Metadata};
 
-use super::error::TokenizerError;
+use super::error::{TokenizerError, shown};
 use super::pre::{PreRule, Splitter, Symbols};
 use super::spaces;
 use super::vocab::{self, TokenType, Vocab};
@@ -136,7 +136,7 @@ pub(super) fn index(vocab: &Vocab) -> Result<IdByText, TokenizerError> {
     for (id, text) in vocab.iter() {
         if let Some(first) = ids.insert(text.to_owned(), id) {
             return Err(TokenizerError::DuplicatePiece {
-                piece: text.to_owned(),
+                piece: shown(text),
                 first,
                 second: id,
             });
@@ -161,7 +161,7 @@ fn read_merges(
             _ => {
                 return Err(TokenizerError::MergeSyntax {
                     index,
-                    merge: merge.to_owned(),
+                    merge: shown(merge),
                 });
             }
         };
@@ -172,8 +172,8 @@ fn read_merges(
             if !ids.contains_key(piece) {
                 return Err(TokenizerError::MergePiece {
                     index,
-                    merge: merge.to_owned(),
-                    piece: piece.to_owned(),
+                    merge: shown(merge),
+                    piece: shown(piece),
                 });
             }
         }

@@ -13,7 +13,7 @@ pub enum TokenizerError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// `tokenizer.ggml.model` names a kind of tokenizer that is not implemented.
-    #[error("tokenizer model `{found}` is not supported, supported are {supported}")]
+    #[error("tokenizer model {found} is not supported, supported are {supported}")]
     UnsupportedModel {
         /// The value in the file.
         found: String,
@@ -21,7 +21,7 @@ pub enum TokenizerError {
         supported: &'static str,
     },
     /// `tokenizer.ggml.pre` names a split rule that is not in the table.
-    #[error("unknown pre-tokenizer `{found}` in `tokenizer.ggml.pre`")]
+    #[error("unknown pre-tokenizer {found} in `tokenizer.ggml.pre`")]
     UnknownPre {
         /// The value in the file.
         found: String,
@@ -45,7 +45,7 @@ pub enum TokenizerError {
         index: usize,
     },
     /// Two ids share one text, so that encoding would be ambiguous.
-    #[error("`tokenizer.ggml.tokens`: {first} and {second} are both `{piece}`")]
+    #[error("`tokenizer.ggml.tokens`: {first} and {second} are both {piece}")]
     DuplicatePiece {
         /// The text.
         piece: String,
@@ -56,7 +56,7 @@ pub enum TokenizerError {
     },
     /// A byte token is not written `<0xNN>`.
     #[error(
-        "`tokenizer.ggml.tokens`: {index} is a byte token but its text is `{piece}`, expected the form `<0x0A>`"
+        "`tokenizer.ggml.tokens`: {index} is a byte token but its text is {piece}, expected the form `<0x0A>`"
     )]
     ByteToken {
         /// The id.
@@ -82,7 +82,7 @@ pub enum TokenizerError {
     },
     /// A merge is not two pieces with a space between.
     #[error(
-        "`tokenizer.ggml.merges`: element {index} is `{merge}`, expected two pieces with a space between"
+        "`tokenizer.ggml.merges`: element {index} is {merge}, expected two pieces with a space between"
     )]
     MergeSyntax {
         /// Position in the array.
@@ -92,7 +92,7 @@ pub enum TokenizerError {
     },
     /// A merge uses or makes a piece that is no token.
     #[error(
-        "`tokenizer.ggml.merges`: element {index} (`{merge}`) needs the token `{piece}`, which is not in the vocabulary"
+        "`tokenizer.ggml.merges`: element {index} ({merge}) needs the token {piece}, which is not in the vocabulary"
     )]
     MergePiece {
         /// Position in the array.
@@ -116,6 +116,15 @@ pub enum TokenizerError {
         /// Its message.
         reason: String,
     },
+}
+
+/// A text from a file for a message: quoted, on one line, and cut where it is long.
+pub(super) fn shown(text: &str) -> String {
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        None => format!("{text:?}"),
+        Some((cut, _)) => format!("{:?}...", &text[..cut]),
+    }
 }
 
 impl TokenizerError {

@@ -29,6 +29,7 @@ pub use special::SpecialIds;
 pub use stream::{StreamDecoder, Utf8Stream};
 pub use vocab::TokenType;
 
+use error::shown;
 use pre::Symbols;
 use special::{Part, SpecialFinder};
 use vocab::{Arena, Vocab};
@@ -65,8 +66,8 @@ pub struct Tokenizer {
 
 #[derive(Debug)]
 enum Model {
-    Bpe(bpe::Bpe),
-    Spm(spm::Spm),
+    Bpe(Box<bpe::Bpe>),
+    Spm(Box<spm::Spm>),
 }
 
 impl Model {
@@ -94,7 +95,7 @@ impl Tokenizer {
                     pre_name(md)?
                 };
                 let rule = pre::find(pre)?;
-                let model = bpe::Bpe::new(md, &vocab, rule)?;
+                let model = Box::new(bpe::Bpe::new(md, &vocab, rule)?);
                 (
                     Model::Bpe(model),
                     pre,
@@ -114,7 +115,7 @@ impl Tokenizer {
                     whole_newlines: false,
                 };
                 (
-                    Model::Spm(spm::Spm::new(md, &vocab)?),
+                    Model::Spm(Box::new(spm::Spm::new(md, &vocab)?)),
                     "llama",
                     symbols,
                     true,
@@ -123,7 +124,7 @@ impl Tokenizer {
             }
             other => {
                 return Err(TokenizerError::UnsupportedModel {
-                    found: other.to_owned(),
+                    found: shown(other),
                     supported: SUPPORTED_MODELS,
                 });
             }
@@ -364,7 +365,7 @@ fn decode_all(vocab: &Vocab, symbols: Symbols) -> Result<Arena, TokenizerError> 
             (Some(TokenType::Byte), _) => {
                 let byte = vocab::byte_of(text).ok_or_else(|| TokenizerError::ByteToken {
                     index: id as usize,
-                    piece: text.to_owned(),
+                    piece: shown(text),
                 })?;
                 pieces.push(&[byte]);
             }

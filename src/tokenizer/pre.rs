@@ -7,7 +7,7 @@
 
 use tokenizers::utils::SysRegex;
 
-use super::error::TokenizerError;
+use super::error::{TokenizerError, shown};
 
 /// One step of a rule.
 #[derive(Debug, Clone, Copy)]
@@ -231,9 +231,7 @@ pub(super) fn find(name: &str) -> Result<&'static PreRule, TokenizerError> {
     RULES
         .iter()
         .find(|rule| rule.names.contains(&name))
-        .ok_or_else(|| TokenizerError::UnknownPre {
-            found: name.to_owned(),
-        })
+        .ok_or_else(|| TokenizerError::UnknownPre { found: shown(name) })
 }
 
 /// A rule ready to run.

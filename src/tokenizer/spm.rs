@@ -14,7 +14,7 @@ use tokenizers::models::bpe::Vocab as IdByText;
 use crate::gguf::Metadata;
 
 use super::bpe;
-use super::error::TokenizerError;
+use super::error::{TokenizerError, shown};
 use super::spaces;
 use super::vocab::{self, TokenType, Vocab};
 
@@ -83,7 +83,7 @@ impl Spm {
             let text = vocab.text(id);
             let byte = vocab::byte_of(text).ok_or_else(|| TokenizerError::ByteToken {
                 index: id as usize,
-                piece: text.to_owned(),
+                piece: shown(text),
             })?;
             bytes[usize::from(byte)] = Some(id);
         }

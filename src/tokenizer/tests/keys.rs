@@ -33,12 +33,12 @@ fn damaged_keys_are_refused_by_name() {
         (
             "tokenizer.ggml.model",
             Some(GgufString::from("bert").into()),
-            "tokenizer model `bert` is not supported",
+            "tokenizer model \"bert\" is not supported",
         ),
         (
             "tokenizer.ggml.pre",
             Some(GgufString::from("nonesuch").into()),
-            "unknown pre-tokenizer `nonesuch`",
+            "unknown pre-tokenizer \"nonesuch\"",
         ),
         (
             "tokenizer.ggml.tokens",
@@ -73,27 +73,27 @@ fn damaged_keys_are_refused_by_name() {
         (
             "tokenizer.ggml.merges",
             Some(strings(&["a b", "ab"]).into()),
-            "element 1 is `ab`, expected two pieces",
+            "element 1 is \"ab\", expected two pieces",
         ),
         (
             "tokenizer.ggml.merges",
             Some(strings(&["a "]).into()),
-            "element 0 is `a `, expected two pieces",
+            "element 0 is \"a \", expected two pieces",
         ),
         (
             "tokenizer.ggml.merges",
             Some(strings(&[""]).into()),
-            "element 0 is ``, expected two pieces",
+            "element 0 is \"\", expected two pieces",
         ),
         (
             "tokenizer.ggml.merges",
             Some(strings(&["a b", "a zz"]).into()),
-            "element 1 (`a zz`) needs the token `zz`",
+            "element 1 (\"a zz\") needs the token \"zz\"",
         ),
         (
             "tokenizer.ggml.merges",
             Some(strings(&["a c"]).into()),
-            "element 0 (`a c`) needs the token `ac`",
+            "element 0 (\"a c\") needs the token \"ac\"",
         ),
         (
             "tokenizer.ggml.eos_token_id",
@@ -125,17 +125,17 @@ fn damaged_keys_are_refused_by_name() {
 
 #[test]
 fn damaged_vocabularies_are_refused_by_id() {
-    assert!(refusal(&byte_level(&[("ab", 1)], &["a b"])).contains("256 and 257 are both `ab`"));
+    assert!(refusal(&byte_level(&[("ab", 1)], &["a b"])).contains("256 and 257 are both \"ab\""));
     assert!(
         refusal(&byte_level(&[("<0xG0>", 6)], &[]))
-            .contains("256 is a byte token but its text is `<0xG0>`")
+            .contains("256 is a byte token but its text is \"<0xG0>\"")
     );
     assert!(
         refusal(&sentence_pieces(&[("a", f32::NAN, 1)]))
             .contains("`tokenizer.ggml.scores`: element 259")
     );
     assert!(refusal(&sentence_pieces(&[("<0x+1>", 0.0, 6)])).contains("259 is a byte token"));
-    assert!(refusal(&sentence_pieces(&[("<0x00>", 0.0, 1)])).contains("both `<0x00>`"));
+    assert!(refusal(&sentence_pieces(&[("<0x00>", 0.0, 1)])).contains("both \"<0x00>\""));
     let mut md = sentence_pieces(&[]);
     md.insert("tokenizer.ggml.scores", vec![0.0f32]);
     assert!(refusal(&md).contains("`tokenizer.ggml.scores` has 1 elements, expected 259"));
@@ -237,7 +237,8 @@ fn start_and_end_tokens_are_added_as_the_file_says() {
 
 #[test]
 fn what_ends_a_generation_comes_from_keys_and_well_known_texts() {
-    let cases: &[(&[(&str, i32)], &[&str])] = &[
+    type Tokens = &'static [(&'static str, i32)];
+    let cases: &[(Tokens, &[&str])] = &[
         (
             &[("<|im_end|>", 3), ("<|endoftext|>", 3)],
             &["<|im_end|>", "<|endoftext|>"],
