@@ -6,7 +6,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-// pub mod chat;
+pub mod chat;
 pub mod engine;
 #[allow(unsafe_code, reason = "the layer over the C library")]
 pub mod ggml;
