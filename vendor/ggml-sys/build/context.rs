@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::headers::hash_files;
 use super::source::Source;
 
 /// Build errors are texts for the person at the terminal.
@@ -29,6 +30,8 @@ pub struct Context {
     pub source: Source,
     pub out: PathBuf,
     pub target: Target,
+    /// Names everything but the compiler's command that decides what is built; none if that may change unseen.
+    recipe: Option<String>,
 }
 
 impl Context {
@@ -36,7 +39,15 @@ impl Context {
     pub fn from_env(source: Source) -> Result<Self> {
         let need = |name: &str| std::env::var(name).map_err(|e| format!("{name}: {e}"));
         let same_machine = need("HOST")? == need("TARGET")?;
+        let recipe = if source.may_change {
+            None
+        } else {
+            let mut code = glob(Path::new("build"), "", ".rs")?;
+            code.push("build.rs".into());
+            Some(format!("{} {}", source.ggml.display(), hash_files(&code)?))
+        };
         Ok(Self {
+            recipe,
             source,
             out: PathBuf::from(need("OUT_DIR")?),
             target: Target {
@@ -116,26 +127,91 @@ impl Context {
     }
 
     /// Compiles `files` (relative to `src/`), C with `c` and C++ with `cpp`, into one archive.
-    pub fn archive(
+    pub fn archive(&self, name: &str, files: &[&str], c: cc::Build, cpp: cc::Build) -> Result<()> {
+        let key = format!("{} {} {files:?}", command_line(&c)?, command_line(&cpp)?);
+        let objects = self.reuse(name, &key, || self.compile(name, files, c, cpp))?;
+        self.link(name, objects)
+    }
+
+    /// Compiles `files` into objects.
+    pub fn compile(
         &self,
         name: &str,
         files: &[&str],
         mut c: cc::Build,
         mut cpp: cc::Build,
-    ) -> Result<()> {
+    ) -> Result<Vec<PathBuf>> {
         let (c_files, cpp_files): (Vec<&str>, Vec<&str>) = files
             .iter()
             .partition(|file| file.ends_with(".c") || file.ends_with(".m"));
+        c.files(c_files.iter().map(|file| self.src().join(file)));
+        cpp.files(cpp_files.iter().map(|file| self.src().join(file)));
+        let mut objects = cpp
+            .try_compile_intermediates()
+            .map_err(|e| format!("{name}: {e}"))?;
         if !c_files.is_empty() {
-            c.files(c_files.iter().map(|file| self.src().join(file)));
-            cpp.objects(
+            objects.extend(
                 c.try_compile_intermediates()
                     .map_err(|e| format!("{name}: {e}"))?,
             );
         }
-        cpp.files(cpp_files.iter().map(|file| self.src().join(file)));
-        cpp.try_compile(name).map_err(|e| format!("{name}: {e}"))
+        Ok(objects)
     }
+
+    /// Archives objects and has cargo link them together with the C++ library.
+    pub fn link(&self, name: &str, objects: Vec<PathBuf>) -> Result<()> {
+        self.cpp()
+            .objects(objects)
+            .try_compile(name)
+            .map_err(|e| format!("{name}: {e}"))
+    }
+
+    /// The objects of an earlier run with the same key, or those that `make` compiles now.
+    ///
+    /// cargo runs this script again for reasons that do not concern C, such as a comment in Cargo.toml.
+    pub fn reuse(
+        &self,
+        name: &str,
+        key: &str,
+        make: impl FnOnce() -> Result<Vec<PathBuf>>,
+    ) -> Result<Vec<PathBuf>> {
+        let Some(recipe) = &self.recipe else {
+            return make();
+        };
+        let stamp = self.out.join(format!("{name}.objects"));
+        let key = format!("{recipe} {}", key.replace('\n', " "));
+        if let Some((known, list)) = std::fs::read_to_string(&stamp)
+            .ok()
+            .as_deref()
+            .and_then(|s| s.split_once('\n'))
+        {
+            let objects: Vec<PathBuf> = list.lines().map(PathBuf::from).collect();
+            if known == key && objects.iter().all(|object| object.is_file()) {
+                return Ok(objects);
+            }
+        }
+        // A run that is cut off must not leave a stamp for objects it did not finish.
+        drop(std::fs::remove_file(&stamp));
+        let objects = make()?;
+        let list: String = objects
+            .iter()
+            .map(|object| format!("{}\n", object.display()))
+            .collect();
+        write(&stamp, &format!("{key}\n{list}"))?;
+        Ok(objects)
+    }
+}
+
+/// The compiler with all its flags, as the name of what it makes.
+pub fn command_line(build: &cc::Build) -> Result<String> {
+    let compiler = build
+        .try_get_compiler()
+        .map_err(|e| format!("no compiler: {e}"))?;
+    Ok(format!(
+        "{} {:?}",
+        compiler.path().display(),
+        compiler.args()
+    ))
 }
 
 /// Reads a variable and has cargo run the build again when it changes; empty counts as unset.

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::context::{Backend, Context, Result, env_var, glob};
+use super::context::{Backend, Context, Result, command_line, env_var, glob};
 
 pub const BACKEND: Backend = Backend {
     define: "GGML_USE_CUDA",
@@ -52,16 +52,14 @@ fn build(context: &Context) -> Result<String> {
     for architecture in &architectures {
         cuda.flag(generate_code(architecture));
     }
-    cuda.files(sources(&context.src())?);
-    let objects = cuda
-        .try_compile_intermediates()
-        .map_err(|e| format!("ggml-cuda: {e}"))?;
-    // Archived as C++: nothing here needs the device link that cc adds to a CUDA archive.
-    context
-        .cpp()
-        .objects(objects)
-        .try_compile("ggml-cuda")
-        .map_err(|e| format!("ggml-cuda: {e}"))?;
+    let key = format!("{} {version:?}", command_line(&cuda)?);
+    let objects = context.reuse("ggml-cuda", &key, || {
+        cuda.files(sources(&context.src())?);
+        cuda.try_compile_intermediates()
+            .map_err(|e| format!("ggml-cuda: {e}"))
+    })?;
+    // Linked as C++: nothing here needs the device link that cc adds to a CUDA archive.
+    context.link("ggml-cuda", objects)?;
 
     for dir in library_dirs(&nvcc) {
         println!("cargo::rustc-link-search=native={}", dir.display());

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::context::{Backend, Context, Result, read, write};
+use super::context::{Backend, Context, Result, command_line, read, write};
 
 pub const BACKEND: Backend = Backend {
     define: "GGML_USE_METAL",
@@ -78,9 +78,14 @@ fn build(context: &Context) -> Result<String> {
             .include(context.src().join("ggml-metal"))
             .define("GGML_METAL_EMBED_LIBRARY", None);
     }
-    let [c, mut cpp] = builds;
-    cpp.objects(embed(context)?);
-    context.archive("ggml-metal", SOURCES, c, cpp)?;
+    let [c, cpp] = builds;
+    let key = format!("{} {}", command_line(&c)?, command_line(&cpp)?);
+    let objects = context.reuse("ggml-metal", &key, || {
+        let mut objects = embed(context)?;
+        objects.extend(context.compile("ggml-metal", SOURCES, c, cpp)?);
+        Ok(objects)
+    })?;
+    context.link("ggml-metal", objects)?;
     for framework in ["Foundation", "Metal", "MetalKit"] {
         println!("cargo::rustc-link-lib=framework={framework}");
     }

@@ -37,8 +37,8 @@ pub fn run() -> Result<()> {
 
     let context = Context::from_env(source)?;
     base::write_license(&context)?;
-    if feature("regenerate") {
-        // Bindings of another version would fail the layout check before they could be regenerated.
+    // Bindings of another version would fail the layout check before they could be regenerated.
+    if feature("regenerate") || linting() {
         println!("cargo::rustc-env=GGML_SYS_BUILD_INFO=not built");
         return Ok(());
     }
@@ -77,6 +77,11 @@ fn backends(context: &Context) -> Vec<Backend> {
         list.push(vulkan::BACKEND);
     }
     list
+}
+
+/// Whether clippy runs: it links nothing, and cargo gives it an output folder of its own.
+fn linting() -> bool {
+    std::env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy-driver"))
 }
 
 /// Whether a cargo feature of this package is on.

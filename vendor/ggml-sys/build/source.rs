@@ -16,12 +16,20 @@ pub struct Source {
     pub license: PathBuf,
     /// What it was taken from, for `GGML_COMMIT`: the package carries no commit of its own.
     pub origin: String,
+    /// A folder that someone may be working in, unlike the registry's.
+    pub may_change: bool,
 }
 
 /// Finds the source; the lock file decides which, unless `GGML_SRC_DIR` overrides it.
 pub fn locate() -> Result<Source> {
     if let Some(dir) = env_var("GGML_SRC_DIR") {
-        return from_dir(Path::new(&dir), "GGML_SRC_DIR").map_err(|e| format!("GGML_SRC_DIR: {e}"));
+        let source = from_dir(Path::new(&dir), "GGML_SRC_DIR");
+        return source
+            .map(|source| Source {
+                may_change: true,
+                ..source
+            })
+            .map_err(|e| format!("GGML_SRC_DIR: {e}"));
     }
     let (root, version) = from_lock()?;
     from_dir(&root.join("llama.cpp"), &format!("{PACKAGE}-{version}"))
@@ -41,6 +49,7 @@ fn from_dir(dir: &Path, origin: &str) -> Result<Source> {
         ggml,
         license,
         origin: origin.to_owned(),
+        may_change: false,
     })
 }
 

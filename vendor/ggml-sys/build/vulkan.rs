@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::context::{Backend, Context, Result, env_var};
+use super::context::{Backend, Context, Result, command_line, env_var};
 
 pub const BACKEND: Backend = Backend {
     define: "GGML_USE_VULKAN",
@@ -69,8 +69,6 @@ fn build(context: &Context) -> Result<String> {
         _ => "glslc".into(),
     };
     let defines = supported_extensions(context, &glslc)?;
-    let generator = build_generator(context, &defines)?;
-    let generated = generate_shaders(context, &generator, &glslc)?;
 
     let mut cpp = context.cpp();
     for define in &defines {
@@ -87,8 +85,18 @@ fn build(context: &Context) -> Result<String> {
             println!("cargo::rustc-link-search=native={}", dir.display());
         }
     }
-    cpp.files(generated);
-    context.archive("ggml-vulkan", SOURCES, context.c(), cpp)?;
+    let key = format!(
+        "{} {} {}",
+        command_line(&cpp)?,
+        glslc.display(),
+        glslc_version(&glslc)
+    );
+    let objects = context.reuse("ggml-vulkan", &key, || {
+        let generator = build_generator(context, &defines)?;
+        cpp.files(generate_shaders(context, &generator, &glslc)?);
+        context.compile("ggml-vulkan", SOURCES, context.c(), cpp)
+    })?;
+    context.link("ggml-vulkan", objects)?;
     let loader = if context.target.os == "windows" {
         "vulkan-1"
     } else {
@@ -130,6 +138,13 @@ fn supported_extensions(context: &Context, glslc: &Path) -> Result<Vec<&'static 
         }
     }
     Ok(defines)
+}
+
+fn glslc_version(glslc: &Path) -> String {
+    let output = Command::new(glslc).arg("--version").output();
+    output
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        .unwrap_or_default()
 }
 
 /// The generator runs during the build, so it is compiled for the machine that builds.
