@@ -1,0 +1,224 @@
+//! The safe layer against ggml itself: results, and refusals where ggml would have aborted.
+
+use std::sync::Arc;
+
+use super::*;
+
+/// The CPU's dot products in F32 differ from a plain sum by rounding only.
+const F32_TOLERANCE: f32 = 1e-4;
+
+fn scheduler() -> Scheduler {
+    Scheduler::new(&[Device::cpu().expect("every build has a CPU")], 256).expect("scheduler")
+}
+
+/// Runs a graph over F32 inputs and gives its output.
+fn compute(
+    inputs: &[(&[u64], &[f32])],
+    n_out: usize,
+    build: impl for<'g> FnOnce(&Builder<'g>, &[Tensor<'g>]) -> Result<Tensor<'g>, GraphError>,
+) -> Result<Vec<f32>, GgmlError> {
+    let (mut graph, (slots, out)) = Graph::build::<_, GraphError>(128, |g| {
+        let tensors =
+            inputs.iter().map(|(shape, _)| g.input("x", DType::F32, shape)).collect::<Result<Vec<_>, _>>()?;
+        let out = build(g, &tensors)?;
+        let slots: Vec<Slot> = tensors.iter().map(|t| g.keep(*t)).collect();
+        Ok((slots, g.output("out", out)))
+    })?;
+    let mut sched = scheduler();
+    sched.allocate(&mut graph)?;
+    for (slot, (_, values)) in slots.iter().zip(inputs) {
+        sched.set(&graph, *slot, values)?;
+    }
+    sched.compute(&graph)?;
+    let mut values = vec![0.0; n_out];
+    sched.get(&graph, out, 0, &mut values)?;
+    Ok(values)
+}
+
+fn ramp(n: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect()
+}
+
+#[test]
+fn products_match_a_plain_loop() {
+    let (w, x) = (ramp(8 * 3), ramp(8 * 2));
+    let out = compute(&[(&[8, 3], &w), (&[8, 2], &x)], 6, |g, t| g.mul_mat(t[0], t[1])).expect("computes");
+    for column in 0..2 {
+        for row in 0..3 {
+            let expected: f32 = (0..8).map(|i| w[row * 8 + i] * x[column * 8 + i]).sum();
+            assert!((out[column * 3 + row] - expected).abs() < F32_TOLERANCE);
+        }
+    }
+}
+
+/// The recurrence of Lightning attention, step by step, against the scan with its constant time step.
+#[test]
+fn the_scan_is_the_decaying_recurrence_and_keeps_its_newest_states() {
+    const D: usize = 64;
+    const T: usize = 5;
+    const DT: f32 = 0.541_324_85;
+    let decay = -0.3f32;
+    let (q, k, v) = (ramp(D * T), ramp(D * T + 7)[7..].to_vec(), ramp(D * T + 3)[3..].to_vec());
+    let (mut state, mut expected, mut states) = (vec![0f32; D * D], Vec::new(), Vec::new());
+    for t in 0..T {
+        for j in 0..D {
+            for i in 0..D {
+                state[j * D + i] = decay.exp() * state[j * D + i] + k[t * D + i] * v[t * D + j];
+            }
+        }
+        expected.extend((0..D).map(|j| (0..D).map(|i| state[j * D + i] * q[t * D + i]).sum::<f32>()));
+        states.push(state.clone());
+    }
+    // Newest first.
+    expected.extend_from_slice(&states[T - 1]);
+    expected.extend_from_slice(&states[T - 2]);
+    let (d, n) = (D as u64, T as u64);
+    let inputs: [(&[u64], &[f32]); 6] = [
+        (&[d, d, 1, 1], &vec![0.0; D * D]),
+        (&[d, 1, n, 1], &v),
+        (&[1, n, 1], &[DT; T]),
+        (&[1, 1], &[decay]),
+        (&[d, 1, n, 1], &k),
+        (&[d, 1, n, 1], &q),
+    ];
+    let out = compute(&inputs, expected.len(), |g, t| {
+        let (store, id) = ids_store();
+        let ids = g.stored(&store, id)?;
+        g.ssm_scan(t[0], t[1], t[2], t[3], t[4], t[5], ids, 2)
+    })
+    .expect("computes");
+    for (i, (a, b)) in out.iter().zip(&expected).enumerate() {
+        assert!((a - b).abs() < 1e-3 * b.abs().max(1.0), "element {i}: {a} instead of {b}");
+    }
+}
+
+/// A store with one I32 zero: the index of plane 0.
+fn ids_store() -> (Arc<Store>, TensorId) {
+    let mut builder = StoreBuilder::new(1, true).expect("room");
+    let place = Placement::Alloc(Device::cpu().expect("CPU").buffer_type());
+    let id = builder.tensor("ids", DType::I32, &[1], place).expect("fits");
+    (builder.build().expect("memory"), id)
+}
+
+#[test]
+fn operands_that_would_abort_are_refused() {
+    Graph::build::<(), GraphError>(128, |g| {
+        let f32s = |shape: &[u64]| g.input("x", DType::F32, shape);
+        let i32s = |shape: &[u64]| g.input("i", DType::I32, shape);
+        let (a, b) = (f32s(&[8, 3])?, f32s(&[7, 3])?);
+        let cube = f32s(&[8, 3, 2])?;
+        let quantised = g.input("q", DType::IQ4_NL, &[32, 4])?;
+        let errors: Vec<(&str, Result<Tensor<'_>, GraphError>)> = vec![
+            ("mul_mat", g.mul_mat(a, b)),
+            ("mul_mat", g.mul_mat(cube, a)),
+            ("mul_mat", g.mul_mat(g.transpose(a)?, f32s(&[3, 1])?)),
+            ("mul_mat", g.mul_mat(i32s(&[8, 3])?, a)),
+            ("add", g.add(a, b)),
+            ("add", g.add(quantised, quantised)),
+            ("get_rows", g.get_rows(a, f32s(&[2])?)),
+            ("get_rows", g.get_rows(cube, i32s(&[2])?)),
+            ("set_rows", g.set_rows(a, b, i32s(&[3])?)),
+            ("top_k", g.top_k(a, 9)),
+            ("top_k", g.top_k(a, 0)),
+            ("reshape", g.reshape(a, &[5, 5])),
+            ("reshape", g.reshape(g.transpose(a)?, &[24])),
+            ("reshape", g.reshape(a, &[-8, -3])),
+            ("permute", g.permute(a, [0, 0, 1, 2])),
+            ("view", g.view(a, &[8, 4], &[32], 0)),
+            ("view", g.view(a, &[8, 3], &[32], 4)),
+            ("view", g.view(a, &[8, 2], &[usize::MAX], 0)),
+            ("columns", g.columns(quantised, 0, 16)),
+            ("columns", g.columns(a, 4, 5)),
+            ("concat", g.concat(a, b, 1)),
+            ("concat", g.concat(a, a, 4)),
+            ("soft_max", g.soft_max(a, Some(b), 1.0)),
+            ("swiglu", g.swiglu(a, b)),
+            ("input", f32s(&[])),
+            ("input", f32s(&[1, 2, 3, 4, 5])),
+            ("input", f32s(&[0])),
+            ("input", f32s(&[u64::MAX, 2])),
+            ("input", f32s(&[1 << 40, 1 << 40])),
+            ("input", g.input("q", DType::IQ4_NL, &[33])),
+        ];
+        for (i, (op, result)) in errors.into_iter().enumerate() {
+            let message = result.expect_err(&format!("case {i} ({op}) must fail")).to_string();
+            assert!(message.starts_with(op), "case {i}: `{message}` does not name {op}");
+        }
+        Ok(())
+    })
+    .expect("builds");
+}
+
+#[test]
+fn a_full_arena_is_an_error() {
+    let result = Graph::build::<(), GraphError>(4, |g| {
+        let mut x = g.input("x", DType::F32, &[4])?;
+        for _ in 0..4 {
+            x = g.add(x, x)?;
+        }
+        Ok(())
+    });
+    assert!(matches!(result, Err(GraphError::TooLarge { capacity: 4 })));
+}
+
+#[test]
+fn weights_cannot_be_written() {
+    let mut builder = StoreBuilder::new(1, false).expect("room");
+    let place = Placement::Alloc(Device::cpu().expect("CPU").buffer_type());
+    let id = builder.tensor("w", DType::F32, &[4, 4], place).expect("fits");
+    let store = builder.build().expect("memory");
+    let result = Graph::build::<(), GraphError>(16, |g| {
+        let w = g.stored(&store, id)?;
+        let window = g.view(w, &[4, 2], &[16], 0)?;
+        g.set_rows(window, g.input("r", DType::F32, &[4, 1])?, g.input("i", DType::I32, &[1])?)?;
+        Ok(())
+    });
+    assert!(matches!(result, Err(GraphError::ReadOnly { op: "set_rows", .. })), "{result:?}");
+}
+
+#[test]
+fn stale_and_foreign_graphs_are_refused() {
+    let build = || {
+        Graph::build::<_, GraphError>(8, |g| {
+            let x = g.input("x", DType::F32, &[4])?;
+            let kept = g.keep(x);
+            Ok((kept, g.output("y", g.add(x, x)?)))
+        })
+        .expect("builds")
+    };
+    let ((mut first, (x, _)), (mut second, (_, other))) = (build(), build());
+    let mut sched = scheduler();
+    assert!(matches!(sched.set(&first, x, &[1f32; 4]), Err(GgmlError::NotAllocated)));
+    sched.allocate(&mut first).expect("memory");
+    sched.set(&first, x, &[1f32; 4]).expect("fits");
+    assert!(matches!(sched.set(&first, x, &[1f32; 5]), Err(GgmlError::Range { .. })));
+    assert!(matches!(sched.set(&first, other, &[1f32; 4]), Err(GgmlError::ForeignHandle)));
+    sched.allocate(&mut second).expect("memory");
+    assert!(matches!(sched.compute(&first), Err(GgmlError::NotAllocated)));
+    assert!(matches!(scheduler().compute(&second), Err(GgmlError::NotAllocated)));
+}
+
+#[test]
+fn every_quantised_type_round_trips_within_its_error() {
+    /// Root mean square error over that of the values, from ggml's own bounds for 2-bit types and up.
+    const WORST: f32 = 0.6;
+    let values = ramp(512);
+    let importance = vec![1.0; 256];
+    for ty in DType::ALL.iter().copied().filter(|t| t.is_quantized() && usable_as_matrix(*t)) {
+        let mut bytes = Vec::new();
+        quantize(ty, &values, 256, Some(&importance), &mut bytes).unwrap_or_else(|e| panic!("{ty}: {e}"));
+        assert_eq!(bytes.len() as u64, 2 * ty.row_bytes(256).expect("whole blocks"), "{ty}");
+        let mut back = Vec::new();
+        dequantize(ty, &bytes, 256, &mut back).unwrap_or_else(|e| panic!("{ty}: {e}"));
+        let (mut error, mut power) = (0.0, 0.0);
+        for (a, b) in values.iter().zip(&back) {
+            error += (a - b).powi(2);
+            power += a.powi(2);
+        }
+        assert!((error / power).sqrt() < WORST, "{ty}: {}", (error / power).sqrt());
+    }
+    assert!(quantize(DType::I32, &values, 256, None, &mut Vec::new()).is_err());
+    assert!(quantize(DType::IQ2_XXS, &values, 256, None, &mut Vec::new()).is_err(), "needs importances");
+    assert!(dequantize(DType::Q4_K, &[0; 10], 256, &mut Vec::new()).is_err());
+    assert!(quantize(DType::Q8_0, &values[..33], 33, None, &mut Vec::new()).is_err());
+}
