@@ -13,4 +13,5 @@ pub mod ggml;
 pub mod gguf;
 pub mod memory;
 pub mod model;
+pub mod synth;
 pub mod tokenizer;

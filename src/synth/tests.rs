@@ -1,0 +1,172 @@
+use super::*;
+use crate::gguf::Gguf;
+use crate::tokenizer::{EncodeOptions, Tokenizer};
+
+fn tiny() -> Dims {
+    PRESETS[2].dims
+}
+
+fn recipe(dims: Dims, ty: GgmlType) -> Recipe {
+    let name = "test".to_owned();
+    Recipe {
+        name,
+        dims,
+        ty,
+        output_ty: None,
+        embedding_ty: None,
+        seed: 1,
+        split_max_bytes: None,
+    }
+}
+
+fn make(recipe: &Recipe, folder: &std::path::Path) -> PathBuf {
+    let path = folder.join("made.gguf");
+    Blueprint::new(recipe)
+        .unwrap()
+        .write(&path, &|_| ())
+        .unwrap()
+        .remove(0)
+}
+
+#[test]
+fn shapes_are_those_of_the_published_models() {
+    let flash = Blueprint::new(&recipe(PRESETS[0].dims, GgmlType::IQ4_NL)).unwrap();
+    // 540 tensors and about 104 billion weights of the trunk, 3.2 billion more of the MTP head.
+    assert_eq!(flash.tensors.len(), 540);
+    assert_eq!(flash.n_params() / 100_000_000, 1075);
+    let one_t = Blueprint::new(&recipe(PRESETS[1].dims, GgmlType::IQ4_NL)).unwrap();
+    assert!(
+        (990_000_000_000..1_050_000_000_000).contains(&one_t.n_params()),
+        "{}",
+        one_t.n_params()
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_file_and_another_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = Vec::new();
+    for seed in [1, 1, 2] {
+        let path = make(
+            &Recipe {
+                seed,
+                ..recipe(tiny(), GgmlType::IQ4_NL)
+            },
+            folder.path(),
+        );
+        bytes.push(std::fs::read(path).unwrap());
+    }
+    assert!(bytes[0] == bytes[1]);
+    assert!(bytes[0] != bytes[2]);
+}
+
+#[test]
+fn weights_have_the_variance_that_keeps_activations_finite() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = Gguf::open(&make(&recipe(tiny(), GgmlType::F32), folder.path())).unwrap();
+    let mut seen = 0;
+    for info in gguf.tensors().iter().filter(|t| t.shape.n_dims() > 1) {
+        let values: &[f32] = bytemuck::cast_slice(gguf.data(info));
+        let n = values.len() as f64;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let variance = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
+        let fan_in = info.shape.ne()[0] as f64;
+        assert!(
+            mean.abs() * fan_in.sqrt() < 0.05,
+            "{}: mean {mean}",
+            info.name
+        );
+        assert!(
+            (variance * fan_in - 1.0).abs() < 0.05,
+            "{}: variance {variance}",
+            info.name
+        );
+        let rows: std::collections::HashSet<&[u8]> = gguf
+            .data(info)
+            .chunks(info.shape.ne()[0] as usize * 4)
+            .collect();
+        assert!(
+            rows.len() as u64 * 100 > info.shape.rows() * 99,
+            "{}: rows repeat",
+            info.name
+        );
+        seen += 1;
+    }
+    assert!(seen > 50);
+}
+
+#[test]
+fn any_text_has_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = Gguf::open(&make(&recipe(tiny(), GgmlType::Q4_0), folder.path())).unwrap();
+    let tokenizer = Tokenizer::from_metadata(gguf.metadata()).unwrap();
+    assert_eq!(tokenizer.n_vocab(), 4096);
+    let text = "naïve 東京 🙂\r\n\u{1}<role>HUMAN</role>";
+    let ids = tokenizer.encode(
+        text,
+        EncodeOptions {
+            add_special: false,
+            parse_special: true,
+        },
+    );
+    assert_eq!(tokenizer.decode(&ids, true), text.as_bytes());
+    assert_eq!(tokenizer.eos(), tokenizer.token_id("<|role_end|>"));
+}
+
+#[test]
+fn rows_that_do_not_fit_a_type_get_the_nearest_that_does() {
+    let blueprint = Blueprint::new(&recipe(PRESETS[0].dims, GgmlType::Q4_K)).unwrap();
+    let expected = Fallback {
+        tensor: "attn_k_b".into(),
+        row: 128,
+        wanted: GgmlType::Q4_K,
+        used: GgmlType::Q5_0,
+    };
+    assert_eq!(blueprint.fallbacks(), [expected]);
+    let odd = Dims {
+        kv_lora: 100,
+        ..tiny()
+    };
+    let blueprint = Blueprint::new(&recipe(odd, GgmlType::IQ4_NL)).unwrap();
+    assert_eq!(blueprint.fallbacks()[0].used, GgmlType::F16);
+}
+
+#[test]
+fn impossible_sizes_are_refused() {
+    let cases: [(&str, fn(&mut Dims)); 6] = [
+        ("experts-used", |d| d.experts_used = 17),
+        ("experts", |d| d.experts = 18),
+        ("heads times head-dim", |d| d.norm_groups = 3),
+        ("vocab", |d| d.vocab = 100),
+        ("hidden", |d| d.hidden = 0),
+        ("dense-layers", |d| d.dense_layers = 9),
+    ];
+    for (name, change) in cases {
+        let mut dims = tiny();
+        change(&mut dims);
+        match Blueprint::new(&recipe(dims, GgmlType::F16)) {
+            Err(SynthError::Size { what, .. }) => assert_eq!(what, name),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn groups_follow_a_changed_number_of_experts() {
+    for (experts, used, groups) in [
+        (64, 8, (8, 4)),
+        (4, 2, (4, 2)),
+        (6, 6, (6, 6)),
+        (1, 1, (1, 1)),
+        (7, 2, (7, 4)),
+    ] {
+        let mut dims = Dims {
+            experts,
+            experts_used: used,
+            ..PRESETS[0].dims
+        };
+        dims.fit_groups();
+        assert_eq!((dims.groups, dims.groups_used), groups, "{experts} experts");
+        dims.check().unwrap();
+    }
+}
