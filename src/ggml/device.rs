@@ -111,7 +111,11 @@ impl Device {
         // SAFETY: the device is valid; null parameters mean defaults.
         let raw = unsafe { sys::ggml_backend_dev_init(self.raw, std::ptr::null()) };
         let raw = NonNull::new(raw).ok_or_else(|| GgmlError::DeviceInit { device: self.name() })?;
-        Ok(Backend { raw, device: *self })
+        Ok(Backend {
+            raw,
+            device: *self,
+            pool: None,
+        })
     }
 
     pub(super) fn raw(&self) -> sys::ggml_backend_dev_t {
@@ -160,6 +164,8 @@ impl fmt::Debug for BufferType {
 pub struct Backend {
     raw: NonNull<sys::ggml_backend>,
     device: Device,
+    /// Worker threads of the CPU; without a pool ggml would start and join threads for every graph.
+    pool: Option<ThreadPool>,
 }
 
 // SAFETY: a backend may move between threads; it is used by one thread at a time because `Backend` is not `Sync`.
@@ -173,7 +179,11 @@ impl Backend {
 
     /// Sets the number of threads, where the backend has threads (CPU, BLAS).
     pub fn set_n_threads(&mut self, n: usize) {
-        let n = i32::try_from(n.max(1)).unwrap_or(i32::MAX);
+        let n = i32::try_from(n.clamp(1, sys::GGML_MAX_N_THREADS as usize)).unwrap_or(1);
+        if self.device.kind() == DeviceKind::Cpu {
+            self.set_cpu_threads(n);
+            return;
+        }
         // SAFETY: a device has a registry entry; the name is NUL-terminated.
         let found = unsafe {
             let reg = sys::ggml_backend_dev_backend_reg(self.device.raw);
@@ -188,6 +198,19 @@ impl Backend {
         unsafe { set(self.raw.as_ptr(), n) }
     }
 
+    fn set_cpu_threads(&mut self, n: i32) {
+        // SAFETY: the backend is a CPU backend, by its device's kind.
+        unsafe { sys::ggml_backend_cpu_set_n_threads(self.raw.as_ptr(), n) };
+        if n == 1 || self.pool.as_ref().is_some_and(|p| p.n_threads >= n) {
+            return;
+        }
+        // Without a pool computing still works, only slower.
+        let Some(pool) = ThreadPool::new(n) else { return };
+        // SAFETY: backend and pool are valid; the backend stops using its old pool here, before that is freed.
+        unsafe { sys::ggml_backend_cpu_set_threadpool(self.raw.as_ptr(), pool.raw.as_ptr()) };
+        self.pool = Some(pool);
+    }
+
     pub(super) fn raw(&self) -> sys::ggml_backend_t {
         self.raw.as_ptr()
     }
@@ -195,8 +218,32 @@ impl Backend {
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        // SAFETY: `raw` came from ggml_backend_dev_init and is freed once.
+        // SAFETY: `raw` came from ggml_backend_dev_init and is freed once, before its pool.
         unsafe { sys::ggml_backend_free(self.raw.as_ptr()) }
+    }
+}
+
+/// Worker threads that wait between graphs.
+struct ThreadPool {
+    raw: NonNull<sys::ggml_threadpool>,
+    n_threads: i32,
+}
+
+impl ThreadPool {
+    fn new(n_threads: i32) -> Option<Self> {
+        // SAFETY: plain functions; the parameters live for the call; null is checked.
+        let raw = unsafe {
+            let mut params = sys::ggml_threadpool_params_default(n_threads);
+            sys::ggml_threadpool_new(&mut params)
+        };
+        NonNull::new(raw).map(|raw| Self { raw, n_threads })
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        // SAFETY: `raw` came from ggml_threadpool_new; no backend uses it any more.
+        unsafe { sys::ggml_threadpool_free(self.raw.as_ptr()) }
     }
 }
 
