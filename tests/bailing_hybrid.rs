@@ -37,6 +37,7 @@ fn shapes() -> Vec<TinyLing> {
         TinyLing { name: "groups of one expert", n_expert: 4, n_group: 4, n_group_used: 2, ..base.clone() },
         TinyLing { name: "tied output", tied: true, ..base.clone() },
         TinyLing { name: "scalar head_count_kv", scalar_kv: true, ..base.clone() },
+        TinyLing { name: "YaRN, 64 tokens stretched to 256", yarn: Some((4.0, 64)), ..base.clone() },
         TinyLing { name: "only MLA blocks", interval: 1, scalar_kv: true, ..base.clone() },
         TinyLing { name: "one block", n_layer: 1, interval: 8, scalar_kv: true, n_dense: 0, ..base },
     ]

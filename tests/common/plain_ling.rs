@@ -58,14 +58,24 @@ fn sigmoid(x: f64) -> f64 {
 }
 
 /// Rotates the first `n` of `x`; pairs are `(i, i + n/2)` or neighbours.
-fn rope(x: &mut [f64], n: usize, position: usize, halves: bool) {
+fn rope(x: &mut [f64], n: usize, position: usize, halves: bool, yarn: Option<(f32, u32)>) {
+    let base = f64::from(THETA);
     for i in 0..n / 2 {
-        let angle = position as f64 * f64::from(THETA).powf(-2.0 * i as f64 / n as f64);
+        let plain = position as f64 * base.powf(-2.0 * i as f64 / n as f64);
+        let (angle, size) = yarn.map_or((plain, 1.0), |(factor, original)| stretch(i, n, plain, f64::from(factor), f64::from(original)));
         let (a, b) = if halves { (i, i + n / 2) } else { (2 * i, 2 * i + 1) };
         let (p, q) = (x[a], x[b]);
-        x[a] = p * angle.cos() - q * angle.sin();
-        x[b] = p * angle.sin() + q * angle.cos();
+        x[a] = size * (p * angle.cos() - q * angle.sin());
+        x[b] = size * (p * angle.sin() + q * angle.cos());
     }
+}
+
+/// YaRN: pairs that turn often within the original context keep their angle, slow ones are interpolated.
+fn stretch(i: usize, n: usize, angle: f64, factor: f64, original: f64) -> (f64, f64) {
+    let pair_of = |rotations: f64| n as f64 * (original / (rotations * std::f64::consts::TAU)).ln() / (2.0 * f64::from(THETA).ln());
+    let (low, high) = (pair_of(32.0).floor().max(0.0), pair_of(1.0).ceil().min(n as f64 - 1.0));
+    let keep = 1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+    (angle / factor * (1.0 - keep) + angle * keep, 1.0 + 0.1 * factor.ln())
 }
 
 fn best(scores: &[f64], n: usize) -> Vec<usize> {
@@ -119,8 +129,8 @@ impl Net<'_> {
                 for h in 0..heads {
                     let part = |i: usize| &qkv[i * width + h * d..i * width + (h + 1) * d];
                     let (mut q, mut k, v) = (self.norm(&name("attn_q_norm"), part(0)), self.norm(&name("attn_k_norm"), part(1)), part(2));
-                    rope(&mut q, hp.n_rot, t, true);
-                    rope(&mut k, hp.n_rot, t, true);
+                    rope(&mut q, hp.n_rot, t, true, hp.yarn);
+                    rope(&mut k, hp.n_rot, t, true, hp.yarn);
                     let s = &mut state[h * d * d..(h + 1) * d * d];
                     for i in 0..d {
                         for j in 0..d {
@@ -153,14 +163,14 @@ impl Net<'_> {
             let kv = self.linear(&name("attn_kv_a_mqa"), x, kv_lora + n_rot);
             let latent = self.norm(&name("attn_kv_a_norm"), &kv[..kv_lora]);
             let mut k_pe = kv[kv_lora..].to_vec();
-            rope(&mut k_pe, n_rot, t, false);
+            rope(&mut k_pe, n_rot, t, false, hp.yarn);
             let (k, v): (Vec<_>, Vec<_>) = (0..heads).map(|h| self.expand(layer, h, &latent)).unzip();
             keys.push(k.into_iter().map(|k| [k, k_pe.clone()].concat()).collect());
             values.push(v);
             let mut out = Vec::new();
             for h in 0..heads {
                 let mut q = q[h * head..(h + 1) * head].to_vec();
-                rope(&mut q[nope..], n_rot, t, false);
+                rope(&mut q[nope..], n_rot, t, false, hp.yarn);
                 let scores: Vec<f64> = keys.iter().map(|k| k[h].iter().zip(&q).map(|(k, q)| k * q).sum::<f64>() / (head as f64).sqrt()).collect();
                 let max = scores.iter().copied().fold(f64::MIN, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();

@@ -32,6 +32,8 @@ pub struct TinyLing {
     pub bias: bool,
     pub tied: bool,
     pub scalar_kv: bool,
+    /// Stretch of the context by YaRN, and the context before.
+    pub yarn: Option<(f32, u32)>,
     pub weight_type: GgmlType,
 }
 
@@ -66,6 +68,7 @@ impl TinyLing {
         bias: true,
         tied: false,
         scalar_kv: false,
+        yarn: None,
         weight_type: GgmlType::F32,
     };
 
@@ -202,6 +205,11 @@ impl TinyLing {
         md.insert("bailing_hybrid.attention.layer_norm_rms_epsilon", EPS);
         md.insert("bailing_hybrid.rope.freq_base", THETA);
         md.insert("bailing_hybrid.expert_weights_scale", SCALE);
+        if let Some((factor, original)) = self.yarn {
+            md.insert("bailing_hybrid.rope.scaling.type", "yarn");
+            md.insert("bailing_hybrid.rope.scaling.factor", factor);
+            md.insert("bailing_hybrid.rope.scaling.original_context_length", original);
+        }
         if self.scalar_kv {
             md.insert("bailing_hybrid.attention.head_count_kv", 1u32);
         } else {
