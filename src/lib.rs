@@ -8,6 +8,7 @@
 
 pub mod chat;
 pub mod engine;
+pub mod eval;
 #[allow(unsafe_code, reason = "the layer over the C library")]
 pub mod ggml;
 pub mod gguf;

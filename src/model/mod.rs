@@ -189,8 +189,9 @@ fn check_vocabulary(path: &Path, tokenizer: &Tokenizer, n_vocab: u32) -> Result<
     })
 }
 
-/// As many parts as fit into the GPUs' free memory, counted by the blocks' tensors.
-fn auto_gpu_layers(gguf: &Gguf, gpus: &[Device], n_blocks: u32) -> u32 {
+/// As many parts as fit into the GPUs' free memory, counted by the blocks' tensors: what [`Model::load`] chooses when
+/// [`LoadOptions::n_gpu_layers`] does not say.
+pub fn auto_gpu_layers(gguf: &Gguf, gpus: &[Device], n_blocks: u32) -> u32 {
     let mut budget = gpus.iter().map(|d| d.memory().0 as f64 * AUTO_OFFLOAD_SHARE).sum::<f64>();
     let mut parts = vec![0u64; n_blocks as usize + 1];
     for tensor in gguf.tensors() {
