@@ -25,7 +25,11 @@ fn run(flags: &[&str]) -> Command {
 fn outcome(command: &mut Command) -> (Option<i32>, String, String) {
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 /// Stdout of a run that must succeed.
@@ -38,13 +42,32 @@ fn answer(command: &mut Command) -> String {
 #[test]
 fn the_demo_model_answers_in_chat_and_completes_text() {
     let (code, stdout, stderr) = outcome(&mut run(&["-st", "-p", FRANCE]));
-    assert_eq!((code, stdout.as_str()), (Some(0), "The capital of France is Paris.\n"), "{stderr}");
+    assert_eq!(
+        (code, stdout.as_str()),
+        (Some(0), "The capital of France is Paris.\n"),
+        "{stderr}"
+    );
     assert!(stderr.contains("built-in demo model"), "{stderr}");
-    assert!(stderr.contains("[ Prompt: ") && stderr.contains(" t/s | Generation: "), "{stderr}");
+    assert!(
+        stderr.contains("[ Prompt: ") && stderr.contains(" t/s | Generation: "),
+        "{stderr}"
+    );
 
-    let flags = ["-no-cnv", "--temp", "0", "-n", "4", "-p", "The capital city of France is"];
+    let flags = [
+        "-no-cnv",
+        "--temp",
+        "0",
+        "-n",
+        "4",
+        "-p",
+        "The capital city of France is",
+    ];
     let (code, stdout, stderr) = outcome(&mut run(&flags));
-    assert_eq!((code, stdout.as_str()), (Some(0), "The capital city of France is Paris.\n"), "{stderr}");
+    assert_eq!(
+        (code, stdout.as_str()),
+        (Some(0), "The capital city of France is Paris.\n"),
+        "{stderr}"
+    );
     assert!(!stderr.contains("t/s"), "{stderr}");
     assert_eq!(answer(run(&flags).arg("--no-display-prompt")), " Paris.\n");
     assert!(outcome(run(&flags).arg("--show-timings")).2.contains("t/s"));
@@ -52,11 +75,31 @@ fn the_demo_model_answers_in_chat_and_completes_text() {
 
 #[test]
 fn a_seed_replays_an_answer() {
-    let story = |seed: &str| answer(&mut run(&["-st", "--temp", "1.5", "-s", seed, "-p", "Tell me a story."]));
+    let story = |seed: &str| {
+        answer(&mut run(&[
+            "-st",
+            "--temp",
+            "1.5",
+            "-s",
+            seed,
+            "-p",
+            "Tell me a story.",
+        ]))
+    };
     assert_eq!(story("7"), story("7"));
     assert!((8..12).any(|seed| story(&seed.to_string()) != story("7")));
     // How the prompt was cut into batches is no part of the answer.
-    let cut = answer(&mut run(&["-st", "--temp", "1.5", "-s", "7", "-ub", "3", "-p", "Tell me a story."]));
+    let cut = answer(&mut run(&[
+        "-st",
+        "--temp",
+        "1.5",
+        "-s",
+        "7",
+        "-ub",
+        "3",
+        "-p",
+        "Tell me a story.",
+    ]));
     assert_eq!(cut, story("7"));
 }
 
@@ -67,10 +110,22 @@ fn prompts_come_from_flags_files_and_stdin_alike() {
     std::fs::write(&file, format!("{FRANCE}\n")).unwrap();
     let file = file.to_str().unwrap();
     let expected = "The capital of France is Paris.\n";
-    assert_eq!(answer(&mut run(&["-st", "--temp", "0", "-f", file])), expected);
-    assert_eq!(answer(run(&["-st", "--temp", "0", "-f", "-"]).write_stdin(FRANCE)), expected);
-    assert_eq!(answer(run(&["-st", "--temp", "0"]).write_stdin(format!("{FRANCE}\n"))), expected);
-    assert_eq!(answer(run(&["-no-cnv", "-n", "0"]).write_stdin("a\nb\n")), "a\nb\n");
+    assert_eq!(
+        answer(&mut run(&["-st", "--temp", "0", "-f", file])),
+        expected
+    );
+    assert_eq!(
+        answer(run(&["-st", "--temp", "0", "-f", "-"]).write_stdin(FRANCE)),
+        expected
+    );
+    assert_eq!(
+        answer(run(&["-st", "--temp", "0"]).write_stdin(format!("{FRANCE}\n"))),
+        expected
+    );
+    assert_eq!(
+        answer(run(&["-no-cnv", "-n", "0"]).write_stdin("a\nb\n")),
+        "a\nb\n"
+    );
 }
 
 #[test]
@@ -84,9 +139,15 @@ fn escapes_in_prompts_are_replaced_unless_told_otherwise() {
 fn a_pipe_brings_one_turn_per_line() {
     let turns = format!("{FRANCE}\n\nThe capital of \\\nFrance is\n");
     let paris = "The capital of France is Paris.\n";
-    assert_eq!(answer(run(&["--temp", "0"]).write_stdin(turns.clone())), paris.repeat(2));
+    assert_eq!(
+        answer(run(&["--temp", "0"]).write_stdin(turns.clone())),
+        paris.repeat(2)
+    );
     // -p is the turn before those.
-    assert_eq!(answer(run(&["--temp", "0", "-p", FRANCE]).write_stdin(turns)), paris.repeat(3));
+    assert_eq!(
+        answer(run(&["--temp", "0", "-p", FRANCE]).write_stdin(turns)),
+        paris.repeat(3)
+    );
 }
 
 #[test]
@@ -96,20 +157,34 @@ fn commands_work_in_a_pipe() {
     let saved = saved.to_str().unwrap();
     let script = format!("{FRANCE}\n/regen\n/save {saved}\n/exit\nnever read\n");
     let paris = "The capital of France is Paris.\n";
-    assert_eq!(answer(run(&["--temp", "0", "-sys", "Be brief."]).write_stdin(script)), paris.repeat(2));
+    assert_eq!(
+        answer(run(&["--temp", "0", "-sys", "Be brief."]).write_stdin(script)),
+        paris.repeat(2)
+    );
 
     let text = std::fs::read_to_string(saved).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let roles: Vec<_> = json["messages"].as_array().unwrap().iter().map(|m| m["role"].as_str().unwrap()).collect();
+    let roles: Vec<_> = json["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["role"].as_str().unwrap())
+        .collect();
     assert_eq!(roles, ["system", "user", "assistant"]);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 
     // The conversation goes on where it was, and a file's text goes before the next message.
     let part = dir.path().join("part.txt");
     std::fs::write(&part, "The capital").unwrap();
-    let script = format!("/load {saved}\n/regen\n/clear\n/set temp 0\n/read {}\n of France is\n", part.display());
+    let script = format!(
+        "/load {saved}\n/regen\n/clear\n/set temp 0\n/read {}\n of France is\n",
+        part.display()
+    );
     let stdout = answer(run(&["--verbose-prompt"]).write_stdin(script));
-    assert_eq!(stdout.lines().next(), Some("The capital of France is Paris."));
+    assert_eq!(
+        stdout.lines().next(),
+        Some("The capital of France is Paris.")
+    );
     assert_eq!(stdout.lines().count(), 2, "{stdout}");
 }
 
@@ -120,7 +195,8 @@ fn a_second_turn_is_answered_as_if_all_had_been_said_at_once() {
     let saved = saved.to_str().unwrap();
     let first = format!("{FRANCE}\n/save {saved}\nWhat is 12 plus 7?\n");
     let stdout = answer(run(&["--temp", "0"]).write_stdin(first));
-    let at_once = answer(run(&["--temp", "0"]).write_stdin(format!("/load {saved}\nWhat is 12 plus 7?\n")));
+    let at_once =
+        answer(run(&["--temp", "0"]).write_stdin(format!("/load {saved}\nWhat is 12 plus 7?\n")));
     assert_eq!(stdout.lines().nth(1), at_once.lines().next());
 }
 
@@ -134,19 +210,40 @@ fn stop_texts_end_an_answer_and_are_not_shown() {
 
 #[test]
 fn thoughts_go_to_stderr_unless_they_are_wanted_in_the_answer() {
-    let flags = ["-st", "--temp", "0", "-rea", "on", "-p", "What is 2 plus 3?"];
+    let flags = [
+        "-st",
+        "--temp",
+        "0",
+        "-rea",
+        "on",
+        "-p",
+        "What is 2 plus 3?",
+    ];
     let (code, stdout, stderr) = outcome(&mut run(&flags));
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stderr.contains("The question is: "), "{stderr}");
-    assert!(!stdout.contains("The question is: ") && !stdout.contains("think>"), "{stdout}");
+    assert!(
+        !stdout.contains("The question is: ") && !stdout.contains("think>"),
+        "{stdout}"
+    );
     let raw = answer(run(&flags).args(["--reasoning-format", "none"]));
-    assert!(raw.starts_with("<think>\nThe question is: ") && raw.contains("\n</think>\n\n"), "{raw}");
+    assert!(
+        raw.starts_with("<think>\nThe question is: ") && raw.contains("\n</think>\n\n"),
+        "{raw}"
+    );
     assert!(raw.ends_with(&stdout), "{raw}");
 }
 
 #[test]
 fn limits_end_an_answer() {
-    let words = ["-no-cnv", "--temp", "0", "--ignore-eos", "-p", "In the beginning"];
+    let words = [
+        "-no-cnv",
+        "--temp",
+        "0",
+        "--ignore-eos",
+        "-p",
+        "In the beginning",
+    ];
     let (code, stdout, stderr) = outcome(run(&words).args(["-c", "24"]));
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stderr.contains("context of 24 tokens is full"), "{stderr}");
@@ -156,52 +253,117 @@ fn limits_end_an_answer() {
 
 #[test]
 fn without_a_terminal_there_are_no_escape_sequences() {
-    for flags in [&["-st", "-p", FRANCE][..], &["-st", "-p", FRANCE, "-rea", "on"], &["-st", "--nonsense"], &["--help"]] {
+    for flags in [
+        &["-st", "-p", FRANCE][..],
+        &["-st", "-p", FRANCE, "-rea", "on"],
+        &["-st", "--nonsense"],
+        &["--help"],
+    ] {
         let (_, stdout, stderr) = outcome(&mut run(flags));
-        assert!(!stdout.contains('\x1b') && !stderr.contains('\x1b'), "{flags:?}: {stderr}");
+        assert!(
+            !stdout.contains('\x1b') && !stderr.contains('\x1b'),
+            "{flags:?}: {stderr}"
+        );
     }
     let (_, stdout, stderr) = outcome(&mut run(&["-st", "-p", FRANCE, "-co", "on"]));
-    assert!(stderr.contains('\x1b') && !stdout.contains('\x1b'), "{stderr}");
+    assert!(
+        stderr.contains('\x1b') && !stdout.contains('\x1b'),
+        "{stderr}"
+    );
 }
 
 #[test]
 fn what_is_wrong_is_said_in_one_line_with_a_hint() {
     let cases: &[(&[&str], &str, &str)] = &[
-        (&["--temp", "hot"], "invalid value 'hot' for '--temp <N>'", "--help"),
-        (&["--color", "blue"], "invalid value 'blue'", "on, off, auto"),
+        (
+            &["--temp", "hot"],
+            "invalid value 'hot' for '--temp <N>'",
+            "--help",
+        ),
+        (
+            &["--color", "blue"],
+            "invalid value 'blue'",
+            "on, off, auto",
+        ),
         (&["--tmp", "1"], "unexpected argument '--tmp'", "--temp"),
-        (&["-fa", "-st"], "a value is required for '--flash-attn", "on, off, auto"),
+        (
+            &["-fa", "-st"],
+            "a value is required for '--flash-attn",
+            "on, off, auto",
+        ),
         (&["-temp", "1"], "unknown flag `-temp`", "--temp"),
         (&["-m", "no.gguf"], "no.gguf", "check the path"),
         (&["-f", "no.txt"], "cannot read no.txt", "check the path"),
         (&["-p", "a", "-f", "b"], "cannot be used with", "--help"),
-        (&["-p", "a", "--samplers", "magic"], "unknown sampler", "known samplers"),
-        (&["-p", "a", "-c", "3"], "tokens, the context holds 3", "-c N"),
-        (&["-p", "a", "--chat-template", "none"], "unknown chat template", "known are"),
-        (&["-p", "a", "--chat-template", "{% if %}"], "chat template, line 1", "--chat-template NAME"),
-        (&["-p", "a", "--chat-template-kwargs", "[]"], "--chat-template-kwargs", "JSON object"),
+        (
+            &["-p", "a", "--samplers", "magic"],
+            "unknown sampler",
+            "known samplers",
+        ),
+        (
+            &["-p", "a", "-c", "3"],
+            "tokens, the context holds 3",
+            "-c N",
+        ),
+        (
+            &["-p", "a", "--chat-template", "none"],
+            "unknown chat template",
+            "known are",
+        ),
+        (
+            &["-p", "a", "--chat-template", "{% if %}"],
+            "chat template, line 1",
+            "--chat-template NAME",
+        ),
+        (
+            &["-p", "a", "--chat-template-kwargs", "[]"],
+            "--chat-template-kwargs",
+            "JSON object",
+        ),
         (&["-p", "a", "-dev", "Abacus0"], "Abacus0", "--list-devices"),
         (&["-p", r"\xff"], "UTF-8", "--no-escape"),
         (&["-no-cnv", "-p", ""], "the prompt is empty", "-p TEXT"),
-        (&["--draft-max", "3"], "`--draft-max` is not a flag here", "--spec-draft-n-max"),
+        (
+            &["--draft-max", "3"],
+            "`--draft-max` is not a flag here",
+            "--spec-draft-n-max",
+        ),
         (&["--no-mmap"], "`--no-mmap` is not a flag here", "-lm none"),
         (&["--spec-type", "mtp"], "unknown speculation", "draft-mtp"),
-        (&["--spec-type", "draft-mtp"], "not built yet", "--spec-type"),
+        (
+            &["--spec-type", "draft-mtp"],
+            "not built yet",
+            "--spec-type",
+        ),
         (&["-hf", "a/b"], "`-hf` is not supported yet", "-m FILE"),
     ];
     for (flags, error, hint) in cases {
         let (code, stdout, stderr) = outcome(run(flags).write_stdin(""));
-        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{flags:?}: {stderr}");
-        let lines: Vec<&str> = stderr.lines().filter(|line| !line.starts_with("using the built-in")).collect();
+        assert_eq!(
+            (code, stdout.as_str()),
+            (Some(1), ""),
+            "{flags:?}: {stderr}"
+        );
+        let lines: Vec<&str> = stderr
+            .lines()
+            .filter(|line| !line.starts_with("using the built-in"))
+            .collect();
         assert_eq!(lines.len(), 2, "{flags:?}: {stderr}");
-        assert!(lines[0].starts_with("error: ") && lines[0].contains(error), "{flags:?}: {stderr}");
-        assert!(lines[1].starts_with("hint: ") && lines[1].contains(hint), "{flags:?}: {stderr}");
+        assert!(
+            lines[0].starts_with("error: ") && lines[0].contains(error),
+            "{flags:?}: {stderr}"
+        );
+        assert!(
+            lines[1].starts_with("hint: ") && lines[1].contains(hint),
+            "{flags:?}: {stderr}"
+        );
     }
 }
 
 #[test]
 fn an_error_in_a_pipe_ends_the_chat() {
-    let (code, stdout, stderr) = outcome(run(&["--temp", "0"]).write_stdin(format!("{FRANCE}\n/nonsense\n{FRANCE}\n")));
+    let (code, stdout, stderr) =
+        outcome(run(&["--temp", "0"]).write_stdin(format!("{FRANCE}\n/nonsense\n{FRANCE}\n")));
     assert_eq!((code, stdout.lines().count()), (Some(1), 1), "{stderr}");
     assert!(stderr.contains("error: no command /nonsense"), "{stderr}");
 }
@@ -209,7 +371,15 @@ fn an_error_in_a_pipe_ends_the_chat() {
 #[test]
 fn help_names_the_flags_of_llama_cpp_and_shows_examples() {
     let help = answer(&mut run(&["--help"]));
-    for word in ["--n-gpu-layers", "[-ngl]", "--temp", "[default: -1]", "Sampling", "Examples:", "LLAMA_ARG_MODEL"] {
+    for word in [
+        "--n-gpu-layers",
+        "[-ngl]",
+        "--temp",
+        "[default: -1]",
+        "Sampling",
+        "Examples:",
+        "LLAMA_ARG_MODEL",
+    ] {
         assert!(help.contains(word), "{word}");
     }
     assert!(answer(&mut run(&["--version"])).starts_with("oxling "));
@@ -220,6 +390,9 @@ fn help_names_the_flags_of_llama_cpp_and_shows_examples() {
 fn completions_name_the_commands() {
     for shell in ["bash", "zsh", "fish", "powershell"] {
         let script = answer(cargo_bin_cmd!("oxling").args(["completions", shell]));
-        assert!(script.contains("oxling") && script.contains("single-turn"), "{shell}");
+        assert!(
+            script.contains("oxling") && script.contains("single-turn"),
+            "{shell}"
+        );
     }
 }

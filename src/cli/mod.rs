@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod argv;
+mod completions;
+mod errors;
+mod escapes;
 mod inspect;
 mod licenses;
 mod logits;
@@ -12,23 +15,39 @@ mod progress;
 mod run;
 mod sampling_args;
 mod synth;
+mod table;
 mod tokenize;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+const LOGGING: &str = "Logging";
 
 /// GGUF runtime for large hybrid-attention MoE models.
 #[derive(Debug, Parser)]
-#[command(name = "oxling", version, about, long_about = None, disable_help_subcommand = false, max_term_width = 110)]
+#[command(name = "oxling", version, max_term_width = 110)]
+#[command(after_help = "\
+Flags have llama.cpp's names, so `-ngl 99` works as there. Exit codes: 0 done, 1 error, 130 stopped by Ctrl-C.
+
+Examples:
+  oxling run -st -p \"The capital of France is\"   # the built-in demo model answers
+  oxling run -m model.gguf                       # chat in the terminal
+  oxling inspect model.gguf                      # what is in a file and what it needs")]
 struct Cli {
-    /// Show more of what happens (ggml's own messages included); twice for everything.
-    #[arg(short = 'v', long, action = clap::ArgAction::Count, global = true)]
+    /// Show more of what happens, ggml's own messages included; twice for everything.
+    #[arg(short = 'v', long, action = clap::ArgAction::Count, global = true, help_heading = LOGGING)]
     verbose: u8,
+    /// What is shown: 0 nothing, 1 errors, 2 warnings, 3 information, 4 details, 5 everything [-lv].
+    #[arg(long, alias = "verbosity", global = true, help_heading = LOGGING, value_name = "N",
+          value_parser = clap::value_parser!(u8).range(0..=5), env = "LLAMA_ARG_LOG_VERBOSITY")]
+    log_verbosity: Option<u8>,
     /// Write log lines to a file instead of stderr.
-    #[arg(long, global = true, value_name = "FILE")]
-    log_file: Option<std::path::PathBuf>,
+    #[arg(long, global = true, help_heading = LOGGING, value_name = "FILE", env = "LLAMA_ARG_LOG_FILE")]
+    log_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -50,84 +69,98 @@ enum Command {
     /// Print the licences of what this program is made of.
     Licenses(licenses::LicensesArgs),
     /// Print a completion script for a shell.
-    Completions(run::CompletionsArgs),
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the program on `args` (the program's name first) and gives its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match argv::normalise(args) {
+    let mut parser = parser();
+    parser.build();
+    let args = match argv::normalise(&parser, args) {
         Ok(args) => args,
-        Err(e) => return fail(&e),
+        Err(e) => return errors::fail(&e),
     };
-    let cli = match Cli::try_parse_from(args) {
+    let name = argv::subcommand(&parser, &args);
+    let parsed = parser
+        .try_get_matches_from_mut(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
-        Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 1 } else { 0 });
-        }
+        Err(e) => return errors::usage(&e, name.as_deref()),
     };
-    if let Err(e) = init_logging(&cli) {
-        return fail(&e);
+    match init_logging(&cli).and_then(|()| run_command(&cli.command)) {
+        Ok(code) => code,
+        Err(e) => errors::fail(&e),
     }
-    let done = match &cli.command {
-        Command::Run(args) => run::run(args),
+}
+
+/// The parser; help names environment variables without their values.
+fn parser() -> clap::Command {
+    let hide = |arg: clap::Arg| arg.hide_env_values(true);
+    Cli::command()
+        .mut_args(hide)
+        .mut_subcommands(|command| command.mut_args(hide))
+}
+
+fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => return run::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Licenses(args) => licenses::run(args),
-        Command::Completions(args) => run::completions(args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => fail(&e),
-    }
+        Command::Completions(args) => completions::run(args, parser()),
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Prints an error and what to do about it; the program's exit code for both is 1.
-fn fail(error: &anyhow::Error) -> ExitCode {
-    use anstyle::{AnsiColor, Style};
-    let (red, cyan) = (
-        Style::new().bold().fg_color(Some(AnsiColor::Red.into())),
-        Style::new().bold().fg_color(Some(AnsiColor::Cyan.into())),
-    );
-    let message = error.chain().map(ToString::to_string).collect::<Vec<_>>();
-    anstream::eprintln!("{red}error:{red:#} {}", message.join(": "));
-    if let Some(hint) = hint_of(error) {
-        anstream::eprintln!("{cyan}hint:{cyan:#} {hint}");
-    }
-    ExitCode::FAILURE
-}
-
-/// The hint of the first error in the chain that has one.
-fn hint_of(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|e| {
-        None.or_else(|| e.downcast_ref::<oxling::model::LoadError>().and_then(oxling::model::LoadError::hint))
-            .or_else(|| e.downcast_ref::<oxling::gguf::GgufError>().and_then(oxling::gguf::GgufError::hint))
-            .or_else(|| e.downcast_ref::<oxling::engine::EngineError>().and_then(oxling::engine::EngineError::hint))
-            .or_else(|| e.downcast_ref::<oxling::ggml::GgmlError>().and_then(oxling::ggml::GgmlError::hint))
-    })
-}
-
-/// Log lines go to stderr or a file, as `-v` asks; without it only warnings.
-fn init_logging(cli: &Cli) -> anyhow::Result<()> {
-    use anyhow::Context;
-    use tracing_subscriber::filter::EnvFilter;
-    let level = match cli.verbose {
-        0 => "warn,ggml=off",
-        1 => "info,ggml=info,oxling=debug",
+/// The filter for log lines that `-v` and `-lv` ask for; without them warnings of our own.
+fn log_filter(cli: &Cli) -> &'static str {
+    match (cli.verbose, cli.log_verbosity) {
+        (0, Some(0)) => "off",
+        (0, Some(1)) => "error,ggml=off",
+        (0, Some(2) | None) => "warn,ggml=off",
+        (0, Some(3)) => "info,ggml=off",
+        (0, Some(4)) | (1, _) => "info,ggml=info,oxling=debug",
         _ => "trace",
-    };
-    let filter = EnvFilter::try_from_env("OXLING_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(true);
+    }
+}
+
+/// Sends log lines to stderr or to a file.
+fn init_logging(cli: &Cli) -> anyhow::Result<()> {
+    use tracing_subscriber::filter::EnvFilter;
+    let filter =
+        EnvFilter::try_from_env("OXLING_LOG").unwrap_or_else(|_| EnvFilter::new(log_filter(cli)));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(true);
     match &cli.log_file {
         Some(path) => {
-            let file = std::fs::File::create(path).with_context(|| format!("cannot write log file {}", path.display()))?;
-            builder.with_ansi(false).with_writer(std::sync::Mutex::new(file)).init();
+            let file = std::fs::File::create(path)
+                .with_context(|| format!("cannot write log file {}", path.display()))?;
+            lines
+                .with_ansi(false)
+                .with_writer(std::sync::Mutex::new(file))
+                .init();
         }
-        None => builder.with_ansi(anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never).with_writer(std::io::stderr).init(),
+        None => {
+            let colored =
+                anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+            lines.with_ansi(colored).with_writer(std::io::stderr).init();
+        }
     }
     oxling::ggml::route_logs_to_tracing();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parser_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

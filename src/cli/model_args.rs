@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, ValueEnum};
 use oxling::engine::{EngineConfig, FlashAttention};
 use oxling::ggml::{DType, Device, add_rpc_server};
 use oxling::gguf::Gguf;
 use oxling::model::{LoadOptions, Model};
 
+use super::errors::hinted;
 use super::progress::LoadProgress;
 
 /// Which file to load, and onto which devices.
@@ -17,25 +19,52 @@ use super::progress::LoadProgress;
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// GGUF file; any file of a split model will do. Without it, the built-in demo model.
-    #[arg(short = 'm', long = "model", value_name = "FILE", env = "LLAMA_ARG_MODEL")]
+    #[arg(
+        short = 'm',
+        long = "model",
+        value_name = "FILE",
+        env = "LLAMA_ARG_MODEL"
+    )]
     pub model: Option<PathBuf>,
     /// Blocks to put on GPUs, the output counting as one: a number, `all`, or `auto` for as many as fit [-ngl].
-    #[arg(long = "n-gpu-layers", alias = "gpu-layers", value_name = "N", default_value = "auto", env = "LLAMA_ARG_N_GPU_LAYERS")]
+    #[arg(
+        long = "n-gpu-layers",
+        alias = "gpu-layers",
+        value_name = "N",
+        default_value = "auto",
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_N_GPU_LAYERS"
+    )]
     pub n_gpu_layers: GpuLayers,
     /// Keep the expert matrices of all blocks on the CPU [-cmoe].
-    #[arg(long = "cpu-moe", env = "LLAMA_ARG_CPU_MOE")]
+    #[arg(long = "cpu-moe", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), env = "LLAMA_ARG_CPU_MOE")]
     pub cpu_moe: bool,
     /// Keep the expert matrices of the first N blocks on the CPU [-ncmoe].
-    #[arg(long = "n-cpu-moe", value_name = "N", default_value_t = 0, env = "LLAMA_ARG_N_CPU_MOE")]
+    #[arg(
+        long = "n-cpu-moe",
+        value_name = "N",
+        default_value_t = 0,
+        env = "LLAMA_ARG_N_CPU_MOE"
+    )]
     pub n_cpu_moe: u32,
     /// Devices to offload to, by name, comma-separated; `none` for the CPU alone [-dev].
-    #[arg(long = "device", value_name = "LIST", value_delimiter = ',', env = "LLAMA_ARG_DEVICE")]
+    #[arg(
+        long = "device",
+        value_name = "LIST",
+        value_delimiter = ',',
+        env = "LLAMA_ARG_DEVICE"
+    )]
     pub device: Vec<String>,
     /// ggml RPC servers to offload to, host:port, comma-separated.
-    #[arg(long = "rpc", value_name = "LIST", value_delimiter = ',', env = "LLAMA_ARG_RPC")]
+    #[arg(
+        long = "rpc",
+        value_name = "LIST",
+        value_delimiter = ',',
+        env = "LLAMA_ARG_RPC"
+    )]
     pub rpc: Vec<String>,
     /// How weights get into memory: map the file (`mmap`), or read it into fresh memory (`none`) [-lm].
-    #[arg(long = "load-mode", value_name = "MODE", value_enum, default_value_t = LoadMode::Auto)]
+    #[arg(long = "load-mode", value_name = "MODE", value_enum, default_value_t = LoadMode::Auto, env = "LLAMA_ARG_LOAD_MODE")]
     pub load_mode: LoadMode,
 }
 
@@ -44,28 +73,64 @@ pub struct ModelArgs {
 #[command(next_help_heading = "Computation")]
 pub struct ComputeArgs {
     /// Context: tokens one sequence can hold; 0 takes the model's own.
-    #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 0, env = "LLAMA_ARG_CTX_SIZE")]
+    #[arg(
+        short = 'c',
+        long = "ctx-size",
+        value_name = "N",
+        default_value_t = 0,
+        env = "LLAMA_ARG_CTX_SIZE"
+    )]
     pub ctx_size: u32,
     /// Largest number of prompt tokens between two looks at Ctrl-C.
-    #[arg(short = 'b', long = "batch-size", value_name = "N", default_value_t = 2048, env = "LLAMA_ARG_BATCH")]
+    #[arg(
+        short = 'b',
+        long = "batch-size",
+        value_name = "N",
+        default_value_t = 2048,
+        env = "LLAMA_ARG_BATCH"
+    )]
     pub batch_size: u32,
     /// Largest number of tokens computed at once [-ub].
-    #[arg(long = "ubatch-size", alias = "ubatch", value_name = "N", default_value_t = 512, env = "LLAMA_ARG_UBATCH")]
+    #[arg(
+        long = "ubatch-size",
+        alias = "ubatch",
+        value_name = "N",
+        default_value_t = 512,
+        env = "LLAMA_ARG_UBATCH"
+    )]
     pub ubatch_size: u32,
     /// Threads for generation; default: one per core.
-    #[arg(short = 't', long = "threads", value_name = "N", env = "LLAMA_ARG_THREADS")]
+    #[arg(
+        short = 't',
+        long = "threads",
+        value_name = "N",
+        env = "LLAMA_ARG_THREADS"
+    )]
     pub threads: Option<usize>,
     /// Threads for prompts; default: as -t [-tb].
-    #[arg(long = "threads-batch", value_name = "N", env = "LLAMA_ARG_THREADS_BATCH")]
+    #[arg(
+        long = "threads-batch",
+        value_name = "N",
+        env = "LLAMA_ARG_THREADS_BATCH"
+    )]
     pub threads_batch: Option<usize>,
     /// Fused attention [-fa].
     #[arg(long = "flash-attn", value_name = "MODE", value_enum, default_value_t = OnOffAuto::Auto, env = "LLAMA_ARG_FLASH_ATTN")]
     pub flash_attn: OnOffAuto,
     /// Element type of the attention memory: f32, f16, bf16 or q8_0 [-ctk].
-    #[arg(long = "cache-type-k", value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
+    #[arg(
+        long = "cache-type-k",
+        value_name = "TYPE",
+        default_value = "f16",
+        env = "LLAMA_ARG_CACHE_TYPE_K"
+    )]
     pub cache_type_k: CacheType,
     /// As -ctk. MLA keeps keys and values in one row, so it must be the same type [-ctv].
-    #[arg(long = "cache-type-v", value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_V")]
+    #[arg(
+        long = "cache-type-v",
+        value_name = "TYPE",
+        env = "LLAMA_ARG_CACHE_TYPE_V"
+    )]
     pub cache_type_v: Option<CacheType>,
 }
 
@@ -107,7 +172,10 @@ impl std::str::FromStr for GpuLayers {
         match text {
             "auto" => Ok(Self::Auto),
             "all" | "-1" => Ok(Self::Count(u32::MAX)),
-            _ => text.parse().map(Self::Count).map_err(|_| "expected a number, `all` or `auto`".to_owned()),
+            _ => text
+                .parse()
+                .map(Self::Count)
+                .map_err(|_| "expected a number, `all` or `auto`".to_owned()),
         }
     }
 }
@@ -135,7 +203,10 @@ impl std::str::FromStr for CacheType {
 mod demo {
     #[repr(C, align(64))]
     struct Aligned<T: ?Sized>(T);
-    static BYTES: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/tiny-ling-IQ4_NL.gguf")));
+    static BYTES: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/models/tiny-ling-IQ4_NL.gguf"
+    )));
 
     pub fn bytes() -> Option<&'static [u8]> {
         Some(&BYTES.0)
@@ -156,9 +227,14 @@ impl ModelArgs {
             return Ok(Arc::new(Gguf::open(path)?));
         }
         let Some(bytes) = demo::bytes() else {
-            bail!("no model: this build has no demo model, name a GGUF file with -m");
+            return Err(hinted(
+                "no model: this build has no demo model",
+                "name a GGUF file with -m FILE",
+            ));
         };
-        anstream::eprintln!("using the built-in demo model tiny-ling (19M parameters; -m FILE for another)");
+        anstream::eprintln!(
+            "using the built-in demo model tiny-ling (19M parameters; -m FILE for another)"
+        );
         Ok(Arc::new(Gguf::from_static("tiny-ling (built in)", bytes)?))
     }
 
@@ -171,7 +247,9 @@ impl ModelArgs {
     pub fn load_gguf(&self, gguf: Arc<Gguf>) -> Result<Model> {
         let options = self.options()?;
         let mut progress = LoadProgress::new();
-        let model = Model::load(gguf, &options, &mut |done, total| progress.update(done, total))?;
+        let model = Model::load(gguf, &options, &mut |done, total| {
+            progress.update(done, total)
+        })?;
         progress.finish();
         Ok(model)
     }
@@ -188,10 +266,24 @@ impl ModelArgs {
         if self.device == ["none"] {
             n_gpu_layers = Some(0);
         } else if !self.device.is_empty() {
-            devices = self.device.iter().map(|name| Device::by_name(name)).collect::<Result<_, _>>()?;
+            devices = self
+                .device
+                .iter()
+                .map(|name| Device::by_name(name))
+                .collect::<Result<_, _>>()?;
         }
-        let n_cpu_moe = if self.cpu_moe { u32::MAX } else { self.n_cpu_moe };
-        Ok(LoadOptions { devices, n_gpu_layers, n_cpu_moe, mmap: self.load_mode != LoadMode::None, mtp: true })
+        let n_cpu_moe = if self.cpu_moe {
+            u32::MAX
+        } else {
+            self.n_cpu_moe
+        };
+        Ok(LoadOptions {
+            devices,
+            n_gpu_layers,
+            n_cpu_moe,
+            mmap: self.load_mode != LoadMode::None,
+            mtp: true,
+        })
     }
 }
 
@@ -199,7 +291,10 @@ impl ComputeArgs {
     /// The engine configuration these flags ask for.
     pub fn engine_config(&self) -> Result<EngineConfig> {
         if self.cache_type_v.is_some_and(|v| v != self.cache_type_k) {
-            bail!("-ctv differs from -ctk, but this architecture keeps keys and values in one row");
+            return Err(hinted(
+                "-ctv differs from -ctk",
+                "MLA keeps keys and values in one row: leave out -ctv",
+            ));
         }
         let defaults = EngineConfig::default();
         let n_threads = self.threads.unwrap_or(defaults.n_threads).max(1);
@@ -224,7 +319,8 @@ impl ComputeArgs {
 pub fn read_text(path: &std::path::Path) -> Result<String> {
     let bytes = if path.as_os_str() == "-" {
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes).context("cannot read stdin")?;
+        std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes)
+            .context("cannot read stdin")?;
         bytes
     } else {
         std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?

@@ -38,7 +38,9 @@ impl LoadProgress {
 /// A bar over bytes with rate and time left.
 pub fn byte_bar(what: &str, total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), target());
-    let style = ProgressStyle::with_template("{msg:<12} {wide_bar} {bytes:>10} of {total_bytes} {bytes_per_sec:>12} {eta:>5}");
+    let style = ProgressStyle::with_template(
+        "{msg:<12} {wide_bar} {bytes:>10} of {total_bytes} {bytes_per_sec:>12} {eta:>5}",
+    );
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_message(what.to_owned());
     bar
@@ -47,12 +49,17 @@ pub fn byte_bar(what: &str, total: u64) -> ProgressBar {
 /// A bar over counted things with time left.
 pub fn count_bar(what: &str, total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), target());
-    let style = ProgressStyle::with_template("{msg:<12} {wide_bar} {human_pos:>8} of {human_len} {eta:>5}");
+    let style =
+        ProgressStyle::with_template("{msg:<12} {wide_bar} {human_pos:>8} of {human_len} {eta:>5}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_message(what.to_owned());
     bar
 }
 
 fn target() -> ProgressDrawTarget {
-    if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+    if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    }
 }

@@ -1,0 +1,61 @@
+//! Ctrl-C: the first stops what is being computed, the second, or one in between, leaves the program.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+
+/// Exit code of a program that Ctrl-C ended, by the shells' convention.
+pub const EXIT_CODE: u8 = 130;
+
+#[derive(Debug, Default)]
+struct Flags {
+    busy: AtomicBool,
+    stop: AtomicBool,
+}
+
+/// Hears of Ctrl-C.
+#[derive(Debug, Clone)]
+pub struct Interrupt(Arc<Flags>);
+
+/// While this lives, the first Ctrl-C only asks to stop.
+#[derive(Debug)]
+pub struct Busy(Arc<Flags>);
+
+impl Interrupt {
+    /// Listens from now on.
+    pub fn listen() -> Result<Self> {
+        let flags = Arc::new(Flags::default());
+        let seen = Arc::clone(&flags);
+        ctrlc::set_handler(move || {
+            let first = seen.busy.load(Ordering::SeqCst) && !seen.stop.swap(true, Ordering::SeqCst);
+            if !first {
+                std::process::exit(i32::from(EXIT_CODE));
+            }
+        })
+        .context("cannot listen to Ctrl-C")?;
+        Ok(Self(flags))
+    }
+
+    /// Work starts that can be stopped.
+    pub fn busy(&self) -> Busy {
+        self.0.stop.store(false, Ordering::SeqCst);
+        self.0.busy.store(true, Ordering::SeqCst);
+        Busy(Arc::clone(&self.0))
+    }
+}
+
+impl Busy {
+    /// Set by Ctrl-C.
+    pub fn stop(&self) -> &AtomicBool {
+        &self.0.stop
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::SeqCst);
+    }
+}
