@@ -14,7 +14,10 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("a folder of the repository").flatten() {
+        for entry in std::fs::read_dir(&folder)
+            .expect("a folder of the repository")
+            .flatten()
+        {
             let path = entry.path();
             if path.is_dir() && path.file_name().is_some_and(|n| n != "target") {
                 folders.push(path);
@@ -28,9 +31,15 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
 }
 
 fn sources() -> Vec<(String, String)> {
-    let all = ["src", "tests", "vendor"].into_iter().flat_map(|folder| files(folder, "rs"));
+    let all = ["src", "tests", "vendor"]
+        .into_iter()
+        .flat_map(|folder| files(folder, "rs"));
     all.map(|p| {
-        let name = p.strip_prefix(root()).expect("inside").to_string_lossy().replace('\\', "/");
+        let name = p
+            .strip_prefix(root())
+            .expect("inside")
+            .to_string_lossy()
+            .replace('\\', "/");
         (name, std::fs::read_to_string(p).expect("readable"))
     })
     .collect()
@@ -38,15 +47,28 @@ fn sources() -> Vec<(String, String)> {
 
 #[test]
 fn unsafe_stays_in_its_rooms() {
-    let allowed = ["vendor/ggml-sys/", "src/ggml/", "src/kernels/", "src/gguf/map.rs", "tests/common/allocations.rs", "tests/gguf_types.rs"];
+    let allowed = [
+        "vendor/ggml-sys/",
+        "src/ggml/",
+        "src/kernels/",
+        "src/gguf/map.rs",
+        "tests/common/allocations.rs",
+        "tests/gguf_types.rs",
+    ];
     for (name, text) in sources() {
         if allowed.iter().any(|a| name.starts_with(a)) || name == "tests/tidy.rs" {
             continue;
         }
         for (number, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
-            let used = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|u| code.contains(u));
-            assert!(!used, "{name}:{}: unsafe code outside its rooms", number + 1);
+            let used = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+                .iter()
+                .any(|u| code.contains(u));
+            assert!(
+                !used,
+                "{name}:{}: unsafe code outside its rooms",
+                number + 1
+            );
         }
     }
 }
@@ -58,16 +80,29 @@ fn files_stay_small() {
         if name == "vendor/ggml-sys/src/bindings.rs" {
             continue;
         }
-        assert!(text.lines().count() <= MAX_LINES, "{name} has {} lines, more than {MAX_LINES}", text.lines().count());
+        assert!(
+            text.lines().count() <= MAX_LINES,
+            "{name} has {} lines, more than {MAX_LINES}",
+            text.lines().count()
+        );
     }
 }
 
 #[test]
 fn modules_depend_downwards() {
     let layers: [(&str, &[&str]); 7] = [
-        ("src/gguf/", &["ggml", "tokenizer", "memory", "model", "engine", "chat"]),
-        ("src/ggml/", &["tokenizer", "memory", "model", "engine", "chat"]),
-        ("src/tokenizer/", &["ggml", "memory", "model", "engine", "chat"]),
+        (
+            "src/gguf/",
+            &["ggml", "tokenizer", "memory", "model", "engine", "chat"],
+        ),
+        (
+            "src/ggml/",
+            &["tokenizer", "memory", "model", "engine", "chat"],
+        ),
+        (
+            "src/tokenizer/",
+            &["ggml", "memory", "model", "engine", "chat"],
+        ),
         ("src/memory/", &["tokenizer", "model", "engine", "chat"]),
         ("src/model/", &["engine", "chat"]),
         ("src/engine/", &["chat"]),
@@ -79,7 +114,10 @@ fn modules_depend_downwards() {
                 continue;
             }
             for module in forbidden {
-                assert!(!text.contains(&format!("crate::{module}::")), "{name} looks up to crate::{module}");
+                assert!(
+                    !text.contains(&format!("crate::{module}::")),
+                    "{name} looks up to crate::{module}"
+                );
             }
         }
     }
@@ -100,8 +138,19 @@ fn no_test_is_ignored_and_nothing_is_left_to_do() {
 #[test]
 fn the_repository_stays_small() {
     const MAX_BYTES: u64 = 40 << 20;
-    let Ok(listed) = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output() else { return };
+    let Ok(listed) = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output()
+    else {
+        return;
+    };
     let names = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let total: u64 = names.split('\0').filter_map(|n| std::fs::metadata(root().join(n)).ok()).filter(|m| m.is_file()).map(|m| m.len()).sum();
+    let total: u64 = names
+        .split('\0')
+        .filter_map(|n| std::fs::metadata(root().join(n)).ok())
+        .filter(|m| m.is_file())
+        .map(|m| m.len())
+        .sum();
     assert!(total < MAX_BYTES, "{total} bytes are tracked");
 }

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 pub use timeline::{Finish, GenerateOptions, Generation, Prefill, Timeline};
 
 use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Profile, Scheduler, Slot};
-use crate::memory::{Checkpoint, Memory, MemoryConfig, MemoryError, Plan, SeqId, StepKind, Topology, Work};
+use crate::memory::{
+    Checkpoint, Memory, MemoryConfig, MemoryError, Plan, SeqId, StepKind, Topology, Work,
+};
 use crate::model::step::{Step, StepInputs};
 use crate::model::{AttentionKernel, Model};
 
@@ -114,7 +116,7 @@ impl EngineError {
         match self {
             Self::Memory(e) => e.hint(),
             Self::Ggml(e) => e.hint(),
-            Self::Sampling(e) => e.hint().map(Into::into),
+            Self::Sampling(e) => e.hint(),
             _ => None,
         }
     }
@@ -197,10 +199,20 @@ impl Engine {
             FlashAttention::On => AttentionKernel::Flash,
             FlashAttention::Off => AttentionKernel::Unfused,
             // Values of quantised rows can only be read by the fused kernel.
-            FlashAttention::Auto if on_gpu || config.row_type.is_quantized() => AttentionKernel::Flash,
+            FlashAttention::Auto if on_gpu || config.row_type.is_quantized() => {
+                AttentionKernel::Flash
+            }
             FlashAttention::Auto => AttentionKernel::Unfused,
         };
-        Ok(Self { model: model.clone(), config, kernel, cached: None, sched, memory, stats: EngineStats::default() })
+        Ok(Self {
+            model: model.clone(),
+            config,
+            kernel,
+            cached: None,
+            sched,
+            memory,
+            stats: EngineStats::default(),
+        })
     }
 
     /// The model.
@@ -260,7 +272,10 @@ impl Engine {
 
     /// Bytes of sequence memory, and of intermediate results so far.
     pub fn memory_bytes(&self) -> (u64, u64) {
-        (self.memory.store().buffer_bytes(), self.sched.compute_bytes().iter().map(|(_, b)| b).sum())
+        (
+            self.memory.store().buffer_bytes(),
+            self.sched.compute_bytes().iter().map(|(_, b)| b).sum(),
+        )
     }
 
     /// Times every operation of later steps until switched off.
@@ -283,8 +298,14 @@ impl Engine {
         if mtp_logits && !(has_mtp && self.config.mtp) {
             return Err(EngineError::NoMtp);
         }
-        let kind = StepKind { mtp: has_mtp && self.config.mtp, mtp_logits };
-        let mut output = StepOutput { n_vocab: self.model.n_vocab() as usize, ..StepOutput::default() };
+        let kind = StepKind {
+            mtp: has_mtp && self.config.mtp,
+            mtp_logits,
+        };
+        let mut output = StepOutput {
+            n_vocab: self.model.n_vocab() as usize,
+            ..StepOutput::default()
+        };
         for part in cut(work, self.config.n_ubatch) {
             let items: Vec<Work<'_>> = part.iter().map(|p| p.work(work)).collect();
             let plan = Plan::new(&self.memory, &items, kind, self.model.n_vocab())?;
@@ -294,7 +315,12 @@ impl Engine {
         Ok(output)
     }
 
-    fn compute(&mut self, plan: &Plan, output: &mut StepOutput, parts: &[Part]) -> Result<(), EngineError> {
+    fn compute(
+        &mut self,
+        plan: &Plan,
+        output: &mut StepOutput,
+        parts: &[Part],
+    ) -> Result<(), EngineError> {
         let topology = plan.topology();
         if self.cached.as_ref().is_none_or(|c| c.topology != topology) {
             let start = Instant::now();
@@ -305,14 +331,23 @@ impl Engine {
             self.stats.graphs_built += 1;
             self.stats.build += start.elapsed();
         }
-        let Some(cached) = &self.cached else { return Err(GgmlError::NotAllocated.into()) };
+        let Some(cached) = &self.cached else {
+            return Err(GgmlError::NotAllocated.into());
+        };
         let start = Instant::now();
         let decoding = plan.n_tokens() == plan.groups.iter().map(|g| g.seqs.len()).sum::<usize>();
-        self.sched.set_n_threads(if decoding { self.config.n_threads } else { self.config.n_threads_batch });
+        self.sched.set_n_threads(if decoding {
+            self.config.n_threads
+        } else {
+            self.config.n_threads_batch
+        });
         cached.inputs.upload(&mut self.sched, &cached.graph, plan)?;
         self.sched.compute(&cached.graph)?;
         let n = plan.outputs.len() * output.n_vocab;
-        for (slot, rows) in [(cached.logits, &mut output.logits), (cached.mtp_logits, &mut output.mtp_logits)] {
+        for (slot, rows) in [
+            (cached.logits, &mut output.logits),
+            (cached.mtp_logits, &mut output.mtp_logits),
+        ] {
             if let Some(slot) = slot {
                 let start = rows.len();
                 rows.resize(start + n, 0.0);
@@ -320,7 +355,9 @@ impl Engine {
             }
         }
         for &(item, token) in &plan.output_owner {
-            output.rows.push((parts[item].item, parts[item].start as u32 + token));
+            output
+                .rows
+                .push((parts[item].item, parts[item].start as u32 + token));
         }
         self.stats.graphs += 1;
         self.stats.compute += start.elapsed();
@@ -329,14 +366,22 @@ impl Engine {
 
     fn build(&self, plan: &Plan, topology: Topology) -> Result<CachedGraph, EngineError> {
         let windows = plan.groups.iter().map(|g| g.runs.len()).sum();
-        let (graph, (inputs, logits, mtp_logits)) = Graph::build::<_, EngineError>(capacity(&self.model, windows), |g| {
-            let (step, inputs) = Step::new(g, self.model.weights(), &self.memory, plan, self.kernel)?;
-            let outputs = self.model.network().build(&step)?;
-            let logits = outputs.logits.map(|t| g.output("logits", t));
-            let mtp_logits = outputs.mtp_logits.map(|t| g.output("mtp_logits", t));
-            Ok((inputs, logits, mtp_logits))
-        })?;
-        Ok(CachedGraph { topology, graph, inputs, logits, mtp_logits })
+        let (graph, (inputs, logits, mtp_logits)) =
+            Graph::build::<_, EngineError>(capacity(&self.model, windows), |g| {
+                let (step, inputs) =
+                    Step::new(g, self.model.weights(), &self.memory, plan, self.kernel)?;
+                let outputs = self.model.network().build(&step)?;
+                let logits = outputs.logits.map(|t| g.output("logits", t));
+                let mtp_logits = outputs.mtp_logits.map(|t| g.output("mtp_logits", t));
+                Ok((inputs, logits, mtp_logits))
+            })?;
+        Ok(CachedGraph {
+            topology,
+            graph,
+            inputs,
+            logits,
+            mtp_logits,
+        })
     }
 }
 
@@ -364,7 +409,9 @@ fn memory_config(config: &EngineConfig) -> MemoryConfig {
 
 fn capacity(model: &Model, windows: usize) -> usize {
     let sizes = model.sizes();
-    (sizes.n_layer + sizes.n_mtp) as usize * (TENSORS_PER_BLOCK + TENSORS_PER_WINDOW * windows.max(1)) + TENSORS_BESIDE_BLOCKS
+    (sizes.n_layer + sizes.n_mtp) as usize
+        * (TENSORS_PER_BLOCK + TENSORS_PER_WINDOW * windows.max(1))
+        + TENSORS_BESIDE_BLOCKS
 }
 
 fn checked(model: &Model, mut config: EngineConfig) -> Result<EngineConfig, EngineError> {
@@ -379,11 +426,19 @@ fn checked(model: &Model, mut config: EngineConfig) -> Result<EngineConfig, Engi
     ];
     for (what, value) in positive {
         if value == 0 || value > 1 << 20 {
-            return Err(EngineError::Config { what, expected: "1 to 1048576", found: u64::from(value) });
+            return Err(EngineError::Config {
+                what,
+                expected: "1 to 1048576",
+                found: u64::from(value),
+            });
         }
     }
     if config.n_ctx > 1 << 24 {
-        return Err(EngineError::Config { what: "context", expected: "at most 16777216 tokens", found: u64::from(config.n_ctx) });
+        return Err(EngineError::Config {
+            what: "context",
+            expected: "at most 16777216 tokens",
+            found: u64::from(config.n_ctx),
+        });
     }
     config.n_ubatch = config.n_ubatch.min(config.n_batch);
     config.mtp &= model.network().has_mtp();
@@ -405,14 +460,21 @@ impl Part {
         Work {
             seq: whole.seq,
             tokens: &whole.tokens[self.start..self.start + self.len],
-            outputs: whole.outputs.iter().filter(|o| range.contains(o)).map(|o| o - range.start).collect(),
+            outputs: whole
+                .outputs
+                .iter()
+                .filter(|o| range.contains(o))
+                .map(|o| o - range.start)
+                .collect(),
         }
     }
 }
 
 /// Cuts work into graphs of at most `n_ubatch` tokens: short items first, so that decoding sequences always ride along.
 fn cut(work: &[Work<'_>], n_ubatch: u32) -> Vec<Vec<Part>> {
-    let mut order: Vec<usize> = (0..work.len()).filter(|&i| !work[i].tokens.is_empty()).collect();
+    let mut order: Vec<usize> = (0..work.len())
+        .filter(|&i| !work[i].tokens.is_empty())
+        .collect();
     order.sort_by_key(|&i| work[i].tokens.len());
     let (mut graphs, mut current, mut room) = (Vec::new(), Vec::new(), n_ubatch as usize);
     for item in order {
@@ -440,12 +502,55 @@ mod tests {
     #[test]
     fn work_is_cut_into_graphs_without_loss() {
         let (a, b) = ([0u32; 10], [0u32; 1]);
-        let work = [Work { seq: SeqId(0), tokens: &a, outputs: vec![3, 9] }, Work { seq: SeqId(1), tokens: &b, outputs: vec![0] }];
+        let work = [
+            Work {
+                seq: SeqId(0),
+                tokens: &a,
+                outputs: vec![3, 9],
+            },
+            Work {
+                seq: SeqId(1),
+                tokens: &b,
+                outputs: vec![0],
+            },
+        ];
         let graphs = cut(&work, 4);
-        assert_eq!(graphs[0], [Part { item: 1, start: 0, len: 1 }, Part { item: 0, start: 0, len: 3 }]);
-        assert_eq!(graphs[1], [Part { item: 0, start: 3, len: 4 }]);
-        assert_eq!(graphs[2], [Part { item: 0, start: 7, len: 3 }]);
-        let outputs: Vec<_> = graphs.concat().iter().map(|p| p.work(&work).outputs).collect();
+        assert_eq!(
+            graphs[0],
+            [
+                Part {
+                    item: 1,
+                    start: 0,
+                    len: 1
+                },
+                Part {
+                    item: 0,
+                    start: 0,
+                    len: 3
+                }
+            ]
+        );
+        assert_eq!(
+            graphs[1],
+            [Part {
+                item: 0,
+                start: 3,
+                len: 4
+            }]
+        );
+        assert_eq!(
+            graphs[2],
+            [Part {
+                item: 0,
+                start: 7,
+                len: 3
+            }]
+        );
+        let outputs: Vec<_> = graphs
+            .concat()
+            .iter()
+            .map(|p| p.work(&work).outputs)
+            .collect();
         assert_eq!(outputs, [vec![0], vec![], vec![0], vec![2]]);
     }
 }

@@ -58,7 +58,11 @@ impl Generation {
     /// Tokens per second, by llama.cpp's rule that the first token does not count.
     pub fn tokens_per_second(&self) -> f64 {
         let n = self.tokens.len().saturating_sub(1) as f64;
-        if self.time.is_zero() { 0.0 } else { n / self.time.as_secs_f64() }
+        if self.time.is_zero() {
+            0.0
+        } else {
+            n / self.time.as_secs_f64()
+        }
     }
 }
 
@@ -76,7 +80,13 @@ pub struct Timeline {
 impl Timeline {
     /// An empty timeline on a sequence slot. `max_checkpoints` states are kept to go back to, the oldest dropped first.
     pub fn new(seq: SeqId, max_checkpoints: usize) -> Self {
-        Self { seq, tokens: Vec::new(), logits: None, checkpoints: Vec::new(), max_checkpoints }
+        Self {
+            seq,
+            tokens: Vec::new(),
+            logits: None,
+            checkpoints: Vec::new(),
+            max_checkpoints,
+        }
     }
 
     /// The sequence slot.
@@ -134,11 +144,24 @@ impl Timeline {
         }
         let n_ctx = engine.n_ctx();
         if prompt.len() > n_ctx as usize {
-            return Err(MemoryError::ContextFull { n_past: 0, n_new: prompt.len() as u32, n_ctx }.into());
+            return Err(MemoryError::ContextFull {
+                n_past: 0,
+                n_new: prompt.len() as u32,
+                n_ctx,
+            }
+            .into());
         }
-        let common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let common = self
+            .tokens
+            .iter()
+            .zip(prompt)
+            .take_while(|(a, b)| a == b)
+            .count();
         if common == prompt.len() && common == self.tokens.len() && self.logits.is_some() {
-            return Ok(Prefill { reused: common, ..Prefill::default() });
+            return Ok(Prefill {
+                reused: common,
+                ..Prefill::default()
+            });
         }
         // The last token is computed again for its logits.
         let reused = self.rewind(engine, common.min(prompt.len() - 1))?;
@@ -153,7 +176,12 @@ impl Timeline {
             self.append(engine, &prompt[done..end], end == prompt.len())?;
             progress(end - reused, prompt.len() - reused);
         }
-        Ok(Prefill { reused, computed: self.tokens.len() - reused, time: start.elapsed(), cancelled })
+        Ok(Prefill {
+            reused,
+            computed: self.tokens.len() - reused,
+            time: start.elapsed(),
+            cancelled,
+        })
     }
 
     /// Samples tokens until the model ends its turn, a limit is reached, `on_token` breaks or `cancel` is set.
@@ -172,7 +200,10 @@ impl Timeline {
             if cancel.load(Ordering::Relaxed) {
                 break Finish::Cancelled;
             }
-            if options.n_predict.is_some_and(|n| tokens.len() >= n as usize) {
+            if options
+                .n_predict
+                .is_some_and(|n| tokens.len() >= n as usize)
+            {
                 break Finish::Length;
             }
             let logits = self.logits.as_deref().ok_or(EngineError::Empty)?;
@@ -189,12 +220,19 @@ impl Timeline {
             if self.tokens.len() + 1 > engine.n_ctx() as usize {
                 break Finish::ContextFull;
             }
-            if options.n_predict.is_some_and(|n| tokens.len() >= n as usize) {
+            if options
+                .n_predict
+                .is_some_and(|n| tokens.len() >= n as usize)
+            {
                 break Finish::Length;
             }
             self.append(engine, &[token], true)?;
         };
-        Ok(Generation { tokens, finish, time: first.map(|f| f.elapsed()).unwrap_or_default() })
+        Ok(Generation {
+            tokens,
+            finish,
+            time: first.map(|f| f.elapsed()).unwrap_or_default(),
+        })
     }
 
     /// Goes back to at most `to` tokens, as near as memory allows, and gives the length reached.
@@ -216,7 +254,11 @@ impl Timeline {
                             self.tokens.clear();
                         }
                     }
-                    tracing::info!(wanted = to, reused = self.tokens.len(), "the recurrent state cannot go back to that token");
+                    tracing::info!(
+                        wanted = to,
+                        reused = self.tokens.len(),
+                        "the recurrent state cannot go back to that token"
+                    );
                 }
                 Err(e) => return Err(e),
             }
@@ -224,9 +266,18 @@ impl Timeline {
         Ok(self.tokens.len())
     }
 
-    fn append(&mut self, engine: &mut Engine, tokens: &[u32], wants_logits: bool) -> Result<(), EngineError> {
+    fn append(
+        &mut self,
+        engine: &mut Engine,
+        tokens: &[u32],
+        wants_logits: bool,
+    ) -> Result<(), EngineError> {
         let last = tokens.len() as u32 - 1;
-        let work = Work { seq: self.seq, tokens, outputs: if wants_logits { vec![last] } else { Vec::new() } };
+        let work = Work {
+            seq: self.seq,
+            tokens,
+            outputs: if wants_logits { vec![last] } else { Vec::new() },
+        };
         let before = self.tokens.len();
         let result = engine.step(&[work], false);
         // A failed step may have been computed in part: memory knows how far.

@@ -21,12 +21,27 @@ impl Arena {
     pub fn new(capacity: usize, graph_nodes: usize) -> Result<Self, GraphError> {
         // SAFETY: pure size computations without preconditions.
         let (tensor, graph) = unsafe {
-            (sys::ggml_tensor_overhead(), if graph_nodes > 0 { sys::ggml_graph_overhead_custom(graph_nodes, false) } else { 0 })
+            (
+                sys::ggml_tensor_overhead(),
+                if graph_nodes > 0 {
+                    sys::ggml_graph_overhead_custom(graph_nodes, false)
+                } else {
+                    0
+                },
+            )
         };
-        let params = sys::ggml_init_params { mem_size: tensor * capacity + graph + 1024, mem_buffer: std::ptr::null_mut(), no_alloc: true };
+        let params = sys::ggml_init_params {
+            mem_size: tensor * capacity + graph + 1024,
+            mem_buffer: std::ptr::null_mut(),
+            no_alloc: true,
+        };
         // SAFETY: ggml_init takes ownership of nothing and returns null on failure.
         let raw = unsafe { sys::ggml_init(params) };
-        NonNull::new(raw).map(|raw| Self { raw, capacity }).ok_or(GraphError::Alloc { what: "a tensor arena" })
+        NonNull::new(raw)
+            .map(|raw| Self { raw, capacity })
+            .ok_or(GraphError::Alloc {
+                what: "a tensor arena",
+            })
     }
 
     /// The C context. Writes through it are allowed as long as nothing else uses the arena at that time.

@@ -37,22 +37,30 @@ pub fn devices() -> Vec<Device> {
     super::route_logs_to_tracing();
     // SAFETY: the registry is initialised on first use; indices below the count are valid.
     let all = unsafe { (0..sys::ggml_backend_dev_count()).map(|i| sys::ggml_backend_dev_get(i)) };
-    all.filter(|raw| !raw.is_null()).map(|raw| Device { raw }).collect()
+    all.filter(|raw| !raw.is_null())
+        .map(|raw| Device { raw })
+        .collect()
 }
 
 impl Device {
     /// The CPU device, which every build has.
     pub fn cpu() -> Result<Self, GgmlError> {
-        devices().into_iter().find(|d| d.kind() == DeviceKind::Cpu).ok_or(GgmlError::MissingBackend { backend: "CPU" })
+        devices()
+            .into_iter()
+            .find(|d| d.kind() == DeviceKind::Cpu)
+            .ok_or(GgmlError::MissingBackend { backend: "CPU" })
     }
 
     /// Finds a device by name, without regard to case.
     pub fn by_name(name: &str) -> Result<Self, GgmlError> {
         let all = devices();
-        all.iter().find(|d| d.name().eq_ignore_ascii_case(name)).copied().ok_or_else(|| GgmlError::UnknownDevice {
-            name: name.to_owned(),
-            known: all.iter().map(Self::name).collect::<Vec<_>>().join(", "),
-        })
+        all.iter()
+            .find(|d| d.name().eq_ignore_ascii_case(name))
+            .copied()
+            .ok_or_else(|| GgmlError::UnknownDevice {
+                name: name.to_owned(),
+                known: all.iter().map(Self::name).collect::<Vec<_>>().join(", "),
+            })
     }
 
     /// Short name, such as `CPU` or `CUDA0`.
@@ -103,14 +111,17 @@ impl Device {
     /// The device's usual buffer type.
     pub fn buffer_type(&self) -> BufferType {
         // SAFETY: every device has a buffer type, which lives as long as the device.
-        BufferType { raw: unsafe { sys::ggml_backend_dev_buffer_type(self.raw) } }
+        let raw = unsafe { sys::ggml_backend_dev_buffer_type(self.raw) };
+        BufferType { raw }
     }
 
     /// Starts a stream on the device.
     pub fn start(&self) -> Result<Backend, GgmlError> {
         // SAFETY: the device is valid; null parameters mean defaults.
         let raw = unsafe { sys::ggml_backend_dev_init(self.raw, std::ptr::null()) };
-        let raw = NonNull::new(raw).ok_or_else(|| GgmlError::DeviceInit { device: self.name() })?;
+        let raw = NonNull::new(raw).ok_or_else(|| GgmlError::DeviceInit {
+            device: self.name(),
+        })?;
         Ok(Backend {
             raw,
             device: *self,
@@ -193,7 +204,8 @@ impl Backend {
             return;
         }
         // SAFETY: ggml documents this name to be of type ggml_backend_set_n_threads_t.
-        let set: unsafe extern "C" fn(sys::ggml_backend_t, i32) = unsafe { std::mem::transmute(found) };
+        let set: unsafe extern "C" fn(sys::ggml_backend_t, i32) =
+            unsafe { std::mem::transmute(found) };
         // SAFETY: the backend belongs to that registry.
         unsafe { set(self.raw.as_ptr(), n) }
     }
@@ -205,7 +217,9 @@ impl Backend {
             return;
         }
         // Without a pool computing still works, only slower.
-        let Some(pool) = ThreadPool::new(n) else { return };
+        let Some(pool) = ThreadPool::new(n) else {
+            return;
+        };
         // SAFETY: backend and pool are valid; the backend stops using its old pool here, before that is freed.
         unsafe { sys::ggml_backend_cpu_set_threadpool(self.raw.as_ptr(), pool.raw.as_ptr()) };
         self.pool = Some(pool);
@@ -255,18 +269,24 @@ impl fmt::Debug for Backend {
 
 /// Instruction sets the CPU backend was compiled for and found, such as `AVX512_VNNI`.
 pub fn cpu_features() -> Vec<String> {
-    let Ok(cpu) = Device::cpu() else { return Vec::new() };
+    let Ok(cpu) = Device::cpu() else {
+        return Vec::new();
+    };
     // SAFETY: a device has a registry entry; the name is NUL-terminated.
     let found = unsafe {
         let reg = sys::ggml_backend_dev_backend_reg(cpu.raw);
-        (reg, sys::ggml_backend_reg_get_proc_address(reg, c"ggml_backend_get_features".as_ptr()))
+        (
+            reg,
+            sys::ggml_backend_reg_get_proc_address(reg, c"ggml_backend_get_features".as_ptr()),
+        )
     };
     let (reg, get) = found;
     if get.is_null() {
         return Vec::new();
     }
     // SAFETY: ggml documents this name to be of type ggml_backend_get_features_t.
-    let get: unsafe extern "C" fn(sys::ggml_backend_reg_t) -> *const sys::ggml_backend_feature = unsafe { std::mem::transmute(get) };
+    let get: unsafe extern "C" fn(sys::ggml_backend_reg_t) -> *const sys::ggml_backend_feature =
+        unsafe { std::mem::transmute(get) };
     let mut out = Vec::new();
     // SAFETY: the list is static and ends with a null name.
     unsafe {
@@ -285,7 +305,9 @@ pub fn cpu_features() -> Vec<String> {
 #[cfg(feature = "rpc")]
 pub fn add_rpc_server(endpoint: &str) -> Result<Vec<Device>, GgmlError> {
     super::route_logs_to_tracing();
-    let fail = || GgmlError::Rpc { endpoint: endpoint.to_owned() };
+    let fail = || GgmlError::Rpc {
+        endpoint: endpoint.to_owned(),
+    };
     let c = CString::new(endpoint).map_err(|_| fail())?;
     // SAFETY: the string is NUL-terminated; null means no connection.
     let reg = unsafe { sys::ggml_backend_rpc_add_server(c.as_ptr()) };
@@ -295,9 +317,17 @@ pub fn add_rpc_server(endpoint: &str) -> Result<Vec<Device>, GgmlError> {
     // SAFETY: `reg` was just returned by ggml and is valid; registering twice is harmless.
     let found: Vec<Device> = unsafe {
         sys::ggml_backend_register(reg);
-        (0..sys::ggml_backend_reg_dev_count(reg)).map(|i| Device { raw: sys::ggml_backend_reg_dev_get(reg, i) }).collect()
+        (0..sys::ggml_backend_reg_dev_count(reg))
+            .map(|i| Device {
+                raw: sys::ggml_backend_reg_dev_get(reg, i),
+            })
+            .collect()
     };
-    if found.is_empty() { Err(fail()) } else { Ok(found) }
+    if found.is_empty() {
+        Err(fail())
+    } else {
+        Ok(found)
+    }
 }
 
 /// Connects to a ggml RPC server and registers its devices. Needs the `rpc` feature.
@@ -316,5 +346,7 @@ pub(super) unsafe fn text(raw: *const c_char) -> String {
         return String::new();
     }
     // SAFETY: the caller's promise.
-    unsafe { CStr::from_ptr(raw) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(raw) }
+        .to_string_lossy()
+        .into_owned()
 }

@@ -103,7 +103,9 @@ pub enum GgmlError {
         backend: &'static str,
     },
     /// Bytes written to or read from a tensor do not match its size.
-    #[error("tensor `{tensor}` holds {expected} bytes, but offset {offset} + {len} bytes were asked for")]
+    #[error(
+        "tensor `{tensor}` holds {expected} bytes, but offset {offset} + {len} bytes were asked for"
+    )]
     Range {
         /// The tensor.
         tensor: String,

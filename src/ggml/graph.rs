@@ -42,8 +42,7 @@ impl Tensor<'_> {
     /// Element type.
     pub fn dtype(&self) -> DType {
         // SAFETY: as above.
-        let id = unsafe { self.raw.as_ref() }.type_;
-        DType::from_id(id as u32).unwrap_or(DType::F32)
+        dtype_of(unsafe { self.raw.as_ref() }).unwrap_or(DType::F32)
     }
 
     /// Bytes of one element, or of one block for quantised types.
@@ -98,7 +97,8 @@ impl<'g> Builder<'g> {
         let ne = checked_shape("input", ty, shape)?;
         self.claim(1)?;
         // SAFETY: the shape was checked and the arena has room.
-        let raw = unsafe { sys::ggml_new_tensor(self.ctx(), ty.id() as sys::ggml_type, 4, ne.as_ptr()) };
+        let raw =
+            unsafe { sys::ggml_new_tensor(self.ctx(), ty.id() as sys::ggml_type, 4, ne.as_ptr()) };
         let tensor = self.result(raw)?;
         set_name(tensor.raw, name);
         // SAFETY: the tensor is valid and only this thread knows it.
@@ -110,7 +110,10 @@ impl<'g> Builder<'g> {
     pub fn keep(&self, tensor: Tensor<'g>) -> Slot {
         let mut slots = self.slots.borrow_mut();
         slots.push(tensor.raw);
-        Slot { graph: self.id, index: slots.len() - 1 }
+        Slot {
+            graph: self.id,
+            index: slots.len() - 1,
+        }
     }
 
     /// Marks a result as output (its bytes stay readable) and adds it to the graph.
@@ -138,7 +141,9 @@ impl<'g> Builder<'g> {
     pub(super) fn claim(&self, n: usize) -> Result<(), GraphError> {
         let used = self.used.get() + n;
         if used > self.arena.capacity() {
-            return Err(GraphError::TooLarge { capacity: self.arena.capacity() });
+            return Err(GraphError::TooLarge {
+                capacity: self.arena.capacity(),
+            });
         }
         self.used.set(used);
         Ok(())
@@ -150,25 +155,39 @@ impl<'g> Builder<'g> {
 
     /// Wraps what a ggml operation returned.
     pub(super) fn result(&self, raw: *mut sys::ggml_tensor) -> Result<Tensor<'g>, GraphError> {
-        NonNull::new(raw).map(|raw| self.wrap(raw)).ok_or(GraphError::Alloc { what: "a tensor" })
+        NonNull::new(raw)
+            .map(|raw| self.wrap(raw))
+            .ok_or(GraphError::Alloc { what: "a tensor" })
     }
 
     /// Fails if `tensor` is, or is a view of, a tensor of a read-only store.
-    pub(super) fn check_writable(&self, op: &'static str, tensor: Tensor<'g>) -> Result<(), GraphError> {
+    pub(super) fn check_writable(
+        &self,
+        op: &'static str,
+        tensor: Tensor<'g>,
+    ) -> Result<(), GraphError> {
         // SAFETY: a valid tensor's view_src is null or a valid tensor (ggml flattens view chains).
         let root = NonNull::new(unsafe { tensor.raw.as_ref() }.view_src).unwrap_or(tensor.raw);
         // SAFETY: as above; a tensor without buffer is an intermediate result of this graph.
         let buffer = unsafe { root.as_ref() }.buffer;
         // SAFETY: a non-null buffer is kept alive by its store.
-        let read_only = !buffer.is_null() && unsafe { sys::ggml_backend_buffer_get_usage(buffer) } == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
+        let read_only = !buffer.is_null()
+            && unsafe { sys::ggml_backend_buffer_get_usage(buffer) }
+                == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
         if read_only {
-            return Err(GraphError::ReadOnly { op, tensor: super::store::name_of(root) });
+            return Err(GraphError::ReadOnly {
+                op,
+                tensor: super::store::name_of(root),
+            });
         }
         Ok(())
     }
 
     fn wrap(&self, raw: NonNull<sys::ggml_tensor>) -> Tensor<'g> {
-        Tensor { raw, brand: PhantomData }
+        Tensor {
+            raw,
+            brand: PhantomData,
+        }
     }
 }
 
@@ -191,7 +210,10 @@ impl Graph {
     /// Builds a graph with room for `capacity` tensors (results, views, inputs and stored tensors together).
     ///
     /// Handles cannot leave the closure; keep what is needed later with [`Builder::keep`] or [`Builder::output`].
-    pub fn build<R, E: From<GraphError>>(capacity: usize, build: impl for<'g> FnOnce(&Builder<'g>) -> Result<R, E>) -> Result<(Self, R), E> {
+    pub fn build<R, E: From<GraphError>>(
+        capacity: usize,
+        build: impl for<'g> FnOnce(&Builder<'g>) -> Result<R, E>,
+    ) -> Result<(Self, R), E> {
         let arena = Arena::new(capacity, capacity)?;
         // SAFETY: the arena was sized for one graph of this many nodes.
         let raw = unsafe { sys::ggml_new_graph_custom(arena.raw(), capacity, false) };
@@ -234,7 +256,9 @@ impl Graph {
     }
 
     pub(super) fn node(&self, index: usize) -> Option<NonNull<sys::ggml_tensor>> {
-        let index = i32::try_from(index).ok().filter(|_| index < self.n_nodes())?;
+        let index = i32::try_from(index)
+            .ok()
+            .filter(|_| index < self.n_nodes())?;
         // SAFETY: the index is below the node count.
         NonNull::new(unsafe { sys::ggml_graph_node(self.raw.as_ptr(), index) })
     }
@@ -247,7 +271,10 @@ impl Graph {
         if slot.graph != self.id {
             return Err(GgmlError::ForeignHandle);
         }
-        self.slots.get(slot.index).copied().ok_or(GgmlError::ForeignHandle)
+        self.slots
+            .get(slot.index)
+            .copied()
+            .ok_or(GgmlError::ForeignHandle)
     }
 }
 
@@ -257,22 +284,54 @@ impl fmt::Debug for Graph {
     }
 }
 
+/// Element type of a tensor.
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "C enums are signed for some compilers"
+)]
+pub(super) fn dtype_of(tensor: &sys::ggml_tensor) -> Option<DType> {
+    DType::from_id(tensor.type_ as u32)
+}
+
 /// Checks a shape as ggml would, without its abort: 1 to 4 extents, no overflow, whole blocks.
-pub(super) fn checked_shape(op: &'static str, ty: DType, shape: &[u64]) -> Result<[i64; 4], GraphError> {
-    let fail = |rule| GraphError::Shape(ShapeError { op, rule, operands: format!("{} {shape:?}", ty.name()) });
+pub(super) fn checked_shape(
+    op: &'static str,
+    ty: DType,
+    shape: &[u64],
+) -> Result<[i64; 4], GraphError> {
+    let fail = |rule| {
+        GraphError::Shape(ShapeError {
+            op,
+            rule,
+            operands: format!("{} {shape:?}", ty.name()),
+        })
+    };
     if shape.is_empty() || shape.len() > 4 {
         return Err(fail("a tensor has 1 to 4 dimensions"));
     }
     let mut ne = [1i64; 4];
     for (to, &from) in ne.iter_mut().zip(shape) {
-        *to = i64::try_from(from).ok().filter(|&n| n > 0).ok_or_else(|| fail("extents are positive"))?;
+        *to = i64::try_from(from)
+            .ok()
+            .filter(|&n| n > 0)
+            .ok_or_else(|| fail("extents are positive"))?;
     }
     if !shape[0].is_multiple_of(ty.block_size()) {
         return Err(fail("a row holds whole blocks"));
     }
-    let row = ty.row_bytes(shape[0]).ok_or_else(|| fail("the row is too large"))?;
-    let bytes = shape[1..].iter().try_fold(row, |acc, &n| acc.checked_mul(n)).filter(|&b| b < i64::MAX as u64 / 2);
-    let elements = shape.iter().try_fold(1u64, |acc, &n| acc.checked_mul(n)).filter(|&n| n < i64::MAX as u64 / 2);
-    bytes.and(elements).ok_or_else(|| fail("the tensor is too large"))?;
+    let row = ty
+        .row_bytes(shape[0])
+        .ok_or_else(|| fail("the row is too large"))?;
+    let bytes = shape[1..]
+        .iter()
+        .try_fold(row, |acc, &n| acc.checked_mul(n))
+        .filter(|&b| b < i64::MAX as u64 / 2);
+    let elements = shape
+        .iter()
+        .try_fold(1u64, |acc, &n| acc.checked_mul(n))
+        .filter(|&n| n < i64::MAX as u64 / 2);
+    bytes
+        .and(elements)
+        .ok_or_else(|| fail("the tensor is too large"))?;
     Ok(ne)
 }

@@ -23,7 +23,9 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: 
     }
     // SAFETY: ggml passes a NUL-terminated string that lives for the call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
-    let Ok(mut partial) = PARTIAL.lock() else { return };
+    let Ok(mut partial) = PARTIAL.lock() else {
+        return;
+    };
     partial.push_str(&text);
     while let Some(end) = partial.find('\n') {
         let line: String = partial.drain(..=end).collect();

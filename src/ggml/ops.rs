@@ -45,12 +45,25 @@ type Result<T> = std::result::Result<T, GraphError>;
 type Raw = *mut sys::ggml_tensor;
 
 fn fail(op: &'static str, rule: &'static str, operands: &[Tensor<'_>]) -> GraphError {
-    let operands = operands.iter().map(Tensor::describe).collect::<Vec<_>>().join(" and ");
+    let operands = operands
+        .iter()
+        .map(Tensor::describe)
+        .collect::<Vec<_>>()
+        .join(" and ");
     ShapeError { op, rule, operands }.into()
 }
 
-fn ensure(holds: bool, op: &'static str, rule: &'static str, operands: &[Tensor<'_>]) -> Result<()> {
-    if holds { Ok(()) } else { Err(fail(op, rule, operands)) }
+fn ensure(
+    holds: bool,
+    op: &'static str,
+    rule: &'static str,
+    operands: &[Tensor<'_>],
+) -> Result<()> {
+    if holds {
+        Ok(())
+    } else {
+        Err(fail(op, rule, operands))
+    }
 }
 
 fn elements(ne: [i64; 4]) -> i64 {
@@ -105,50 +118,106 @@ impl<'g> Builder<'g> {
 
     /// `a * factor`.
     pub fn scale(&self, a: Tensor<'g>, factor: f32) -> Result<Tensor<'g>> {
-        ensure(is(a, DType::F32) && contiguous(a), "scale", "the operand is F32 and contiguous", &[a])?;
+        ensure(
+            is(a, DType::F32) && contiguous(a),
+            "scale",
+            "the operand is F32 and contiguous",
+            &[a],
+        )?;
         // SAFETY: operands checked; room claimed by `call`.
-        self.call(1, || unsafe { sys::ggml_scale(self.ctx(), a.raw.as_ptr(), factor) })
+        self.call(1, || unsafe {
+            sys::ggml_scale(self.ctx(), a.raw.as_ptr(), factor)
+        })
     }
 
     /// Bounds every element. NaN becomes `max` on the CPU, which keeps sorting well defined.
     pub fn clamp(&self, a: Tensor<'g>, min: f32, max: f32) -> Result<Tensor<'g>> {
-        ensure(is(a, DType::F32) && contiguous(a), "clamp", "the operand is F32 and contiguous", &[a])?;
+        ensure(
+            is(a, DType::F32) && contiguous(a),
+            "clamp",
+            "the operand is F32 and contiguous",
+            &[a],
+        )?;
         // SAFETY: operands checked.
-        self.call(1, || unsafe { sys::ggml_clamp(self.ctx(), a.raw.as_ptr(), min, max) })
+        self.call(1, || unsafe {
+            sys::ggml_clamp(self.ctx(), a.raw.as_ptr(), min, max)
+        })
     }
 
     /// A tensor of the shape of `a`, every element `value`.
     pub fn fill(&self, a: Tensor<'g>, value: f32) -> Result<Tensor<'g>> {
-        ensure(is(a, DType::F32) && contiguous(a), "fill", "the operand is F32 and contiguous", &[a])?;
+        ensure(
+            is(a, DType::F32) && contiguous(a),
+            "fill",
+            "the operand is F32 and contiguous",
+            &[a],
+        )?;
         // SAFETY: operands checked.
-        self.call(1, || unsafe { sys::ggml_fill(self.ctx(), a.raw.as_ptr(), value) })
+        self.call(1, || unsafe {
+            sys::ggml_fill(self.ctx(), a.raw.as_ptr(), value)
+        })
     }
 
     /// `1 / (1 + exp(-a))`.
     pub fn sigmoid(&self, a: Tensor<'g>) -> Result<Tensor<'g>> {
-        ensure(is(a, DType::F32) && dense_rows(a), "sigmoid", "the operand is F32 with dense rows", &[a])?;
+        ensure(
+            is(a, DType::F32) && dense_rows(a),
+            "sigmoid",
+            "the operand is F32 with dense rows",
+            &[a],
+        )?;
         // SAFETY: operands checked.
-        self.call(1, || unsafe { sys::ggml_sigmoid(self.ctx(), a.raw.as_ptr()) })
+        self.call(1, || unsafe {
+            sys::ggml_sigmoid(self.ctx(), a.raw.as_ptr())
+        })
     }
 
     /// `silu(gate) * up`.
     pub fn swiglu(&self, gate: Tensor<'g>, up: Tensor<'g>) -> Result<Tensor<'g>> {
-        let ok = contiguous_from(gate, 1) && contiguous_from(up, 1) && gate.ne() == up.ne() && is(gate, DType::F32) && is(up, DType::F32);
-        ensure(ok, "swiglu", "gate and up are F32, dense and of one shape", &[gate, up])?;
+        let ok = contiguous_from(gate, 1)
+            && contiguous_from(up, 1)
+            && gate.ne() == up.ne()
+            && is(gate, DType::F32)
+            && is(up, DType::F32);
+        ensure(
+            ok,
+            "swiglu",
+            "gate and up are F32, dense and of one shape",
+            &[gate, up],
+        )?;
         // SAFETY: operands checked.
-        self.call(1, || unsafe { sys::ggml_swiglu_split(self.ctx(), gate.raw.as_ptr(), up.raw.as_ptr()) })
+        self.call(1, || unsafe {
+            sys::ggml_swiglu_split(self.ctx(), gate.raw.as_ptr(), up.raw.as_ptr())
+        })
     }
 
     /// `x / sqrt(mean(x^2) + eps)` over the innermost dimension.
     pub fn rms_norm(&self, x: Tensor<'g>, eps: f32) -> Result<Tensor<'g>> {
-        ensure(is(x, DType::F32) && dense_rows(x) && eps >= 0.0, "rms_norm", "the operand is F32 with dense rows, eps >= 0", &[x])?;
+        ensure(
+            is(x, DType::F32) && dense_rows(x) && eps >= 0.0,
+            "rms_norm",
+            "the operand is F32 with dense rows, eps >= 0",
+            &[x],
+        )?;
         // SAFETY: operands checked.
-        self.call(1, || unsafe { sys::ggml_rms_norm(self.ctx(), x.raw.as_ptr(), eps) })
+        self.call(1, || unsafe {
+            sys::ggml_rms_norm(self.ctx(), x.raw.as_ptr(), eps)
+        })
     }
 
     /// `softmax(x * scale + mask)` over the innermost dimension. `mask` is F16 or F32 `{ne0, >= ne1, ..}`.
-    pub fn soft_max(&self, x: Tensor<'g>, mask: Option<Tensor<'g>>, scale: f32) -> Result<Tensor<'g>> {
-        ensure(is(x, DType::F32) && contiguous(x), "soft_max", "the operand is F32 and contiguous", &[x])?;
+    pub fn soft_max(
+        &self,
+        x: Tensor<'g>,
+        mask: Option<Tensor<'g>>,
+        scale: f32,
+    ) -> Result<Tensor<'g>> {
+        ensure(
+            is(x, DType::F32) && contiguous(x),
+            "soft_max",
+            "the operand is F32 and contiguous",
+            &[x],
+        )?;
         let mut raw_mask: Raw = std::ptr::null_mut();
         if let Some(m) = mask {
             let (a, b) = (x.ne(), m.ne());
@@ -158,36 +227,83 @@ impl<'g> Builder<'g> {
             raw_mask = m.raw.as_ptr();
         }
         // SAFETY: operands checked; a null mask is allowed.
-        self.call(1, || unsafe { sys::ggml_soft_max_ext(self.ctx(), x.raw.as_ptr(), raw_mask, scale, 0.0) })
+        self.call(1, || unsafe {
+            sys::ggml_soft_max_ext(self.ctx(), x.raw.as_ptr(), raw_mask, scale, 0.0)
+        })
     }
 
     /// Sum over the innermost dimension: `{1, ne1, ne2, ne3}`.
     pub fn sum_rows(&self, a: Tensor<'g>) -> Result<Tensor<'g>> {
-        ensure(is(a, DType::F32) && dense_rows(a), "sum_rows", "the operand is F32 with dense rows", &[a])?;
+        ensure(
+            is(a, DType::F32) && dense_rows(a),
+            "sum_rows",
+            "the operand is F32 with dense rows",
+            &[a],
+        )?;
         // SAFETY: operands checked.
-        self.call(1, || unsafe { sys::ggml_sum_rows(self.ctx(), a.raw.as_ptr()) })
+        self.call(1, || unsafe {
+            sys::ggml_sum_rows(self.ctx(), a.raw.as_ptr())
+        })
     }
 
     /// `w^T x`: `w {k, m, a, b}` of any weight type, `x {k, n, A, B}` F32 with A, B multiples of a, b; gives `{m, n, A, B}`.
     pub fn mul_mat(&self, w: Tensor<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
         let (a, b) = (w.ne(), x.ne());
         let ok = a[0] == b[0] && b[2] % a[2] == 0 && b[3] % a[3] == 0;
-        ensure(ok, "mul_mat", "rows have one length and x repeats w", &[w, x])?;
-        ensure(dense_rows(w) && w.nb()[0] <= w.nb()[1], "mul_mat", "w is not transposed and has dense rows", &[w, x])?;
-        ensure(usable_as_matrix(w.dtype()) && is(x, DType::F32) && dense_rows(x), "mul_mat", "w is a weight type, x is F32", &[w, x])?;
+        ensure(
+            ok,
+            "mul_mat",
+            "rows have one length and x repeats w",
+            &[w, x],
+        )?;
+        ensure(
+            dense_rows(w) && w.nb()[0] <= w.nb()[1],
+            "mul_mat",
+            "w is not transposed and has dense rows",
+            &[w, x],
+        )?;
+        ensure(
+            usable_as_matrix(w.dtype()) && is(x, DType::F32) && dense_rows(x),
+            "mul_mat",
+            "w is a weight type, x is F32",
+            &[w, x],
+        )?;
         // SAFETY: operands checked.
-        self.call(1, || unsafe { sys::ggml_mul_mat(self.ctx(), w.raw.as_ptr(), x.raw.as_ptr()) })
+        self.call(1, || unsafe {
+            sys::ggml_mul_mat(self.ctx(), w.raw.as_ptr(), x.raw.as_ptr())
+        })
     }
 
     /// The matrix of each chosen expert: `w {k, m, n_expert}`, `x {k, n_used | 1, n}` F32, `ids {n_used, n}` I32; gives `{m, n_used, n}`.
     pub fn mul_mat_id(&self, w: Tensor<'g>, x: Tensor<'g>, ids: Tensor<'g>) -> Result<Tensor<'g>> {
         let (a, b, i) = (w.ne(), x.ne(), ids.ne());
-        let ok = a[3] == 1 && b[3] == 1 && i[2] == 1 && i[3] == 1 && i[1] == b[2] && a[0] == b[0] && i[0] % b[1] == 0;
-        ensure(ok, "mul_mat_id", "one list of experts per column of x", &[w, x, ids])?;
-        let ok = usable_as_matrix(w.dtype()) && contiguous(w) && is(x, DType::F32) && is(ids, DType::I32);
-        ensure(ok, "mul_mat_id", "w is a contiguous weight, x F32, ids I32", &[w, x, ids])?;
+        let ok = a[3] == 1
+            && b[3] == 1
+            && i[2] == 1
+            && i[3] == 1
+            && i[1] == b[2]
+            && a[0] == b[0]
+            && i[0] % b[1] == 0;
+        ensure(
+            ok,
+            "mul_mat_id",
+            "one list of experts per column of x",
+            &[w, x, ids],
+        )?;
+        let ok = usable_as_matrix(w.dtype())
+            && contiguous(w)
+            && is(x, DType::F32)
+            && is(ids, DType::I32);
+        ensure(
+            ok,
+            "mul_mat_id",
+            "w is a contiguous weight, x F32, ids I32",
+            &[w, x, ids],
+        )?;
         // SAFETY: operands checked; expert indices come from `top_k` over n_expert scores.
-        self.call(1, || unsafe { sys::ggml_mul_mat_id(self.ctx(), w.raw.as_ptr(), x.raw.as_ptr(), ids.raw.as_ptr()) })
+        self.call(1, || unsafe {
+            sys::ggml_mul_mat_id(self.ctx(), w.raw.as_ptr(), x.raw.as_ptr(), ids.raw.as_ptr())
+        })
     }
 
     /// Rows of `a {n, rows, B, C}` by `ids {k, B, C}` I32, as F32 (I32 stays I32): `{n, k, B, C}`.
@@ -197,43 +313,108 @@ impl<'g> Builder<'g> {
         let (x, i) = (a.ne(), ids.ne());
         let ok = x[2] == i[1] && x[3] == i[2] && i[3] == 1 && is(ids, DType::I32);
         ensure(ok, "get_rows", "one list of I32 rows per matrix", &[a, ids])?;
-        ensure(dense_rows(a) && (usable_as_matrix(a.dtype()) || is(a, DType::I32)), "get_rows", "rows are dense and can be decoded", &[a, ids])?;
+        ensure(
+            dense_rows(a) && (usable_as_matrix(a.dtype()) || is(a, DType::I32)),
+            "get_rows",
+            "rows are dense and can be decoded",
+            &[a, ids],
+        )?;
         // SAFETY: operands checked.
-        self.call(1, || unsafe { sys::ggml_get_rows(self.ctx(), a.raw.as_ptr(), ids.raw.as_ptr()) })
+        self.call(1, || unsafe {
+            sys::ggml_get_rows(self.ctx(), a.raw.as_ptr(), ids.raw.as_ptr())
+        })
     }
 
     /// Writes rows of `rows {n, k, B, C}` F32 into `into {n, m, B, C}` at `ids {k, ..}` (I32 or I64), converting to its type.
     ///
     /// The ids must be below `m`; callers validate what they upload.
-    pub fn set_rows(&self, into: Tensor<'g>, rows: Tensor<'g>, ids: Tensor<'g>) -> Result<Tensor<'g>> {
+    pub fn set_rows(
+        &self,
+        into: Tensor<'g>,
+        rows: Tensor<'g>,
+        ids: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
         let (a, b, c) = (into.ne(), rows.ne(), ids.ne());
-        let ok = a[0] == b[0] && a[2] == b[2] && a[3] == b[3] && b[1] == c[0] && c[3] == 1 && b[2] % c[1] == 0 && b[3] % c[2] == 0;
+        let ok = a[0] == b[0]
+            && a[2] == b[2]
+            && a[3] == b[3]
+            && b[1] == c[0]
+            && c[3] == 1
+            && b[2] % c[1] == 0
+            && b[3] % c[2] == 0;
         ensure(ok, "set_rows", "one row index per row", &[into, rows, ids])?;
-        let ok = is(rows, DType::F32) && (is(ids, DType::I32) || is(ids, DType::I64)) && dense_rows(into) && dense_rows(rows);
-        ensure(ok, "set_rows", "rows are F32 and dense, ids I32 or I64", &[into, rows, ids])?;
+        let ok = is(rows, DType::F32)
+            && (is(ids, DType::I32) || is(ids, DType::I64))
+            && dense_rows(into)
+            && dense_rows(rows);
+        ensure(
+            ok,
+            "set_rows",
+            "rows are F32 and dense, ids I32 or I64",
+            &[into, rows, ids],
+        )?;
         self.check_writable("set_rows", into)?;
         // SAFETY: operands checked; the destination belongs to a writable store or to this graph.
-        self.call(1, || unsafe { sys::ggml_set_rows(self.ctx(), into.raw.as_ptr(), rows.raw.as_ptr(), ids.raw.as_ptr()) })
+        self.call(1, || unsafe {
+            sys::ggml_set_rows(
+                self.ctx(),
+                into.raw.as_ptr(),
+                rows.raw.as_ptr(),
+                ids.raw.as_ptr(),
+            )
+        })
     }
 
     /// Indices of the `k` largest of each row, largest first: I32 `{k, ne1, ne2, ne3}`, a strided view.
     pub fn top_k(&self, a: Tensor<'g>, k: i64) -> Result<Tensor<'g>> {
-        let ok = is(a, DType::F32) && contiguous(a) && k > 0 && k <= a.ne()[0] && a.ne()[0] <= i64::from(i32::MAX);
-        ensure(ok, "top_k", "0 < k <= row length, the operand is F32 and contiguous", &[a])?;
+        let ok = is(a, DType::F32)
+            && contiguous(a)
+            && k > 0
+            && k <= a.ne()[0]
+            && a.ne()[0] <= i64::from(i32::MAX);
+        ensure(
+            ok,
+            "top_k",
+            "0 < k <= row length, the operand is F32 and contiguous",
+            &[a],
+        )?;
         // SAFETY: operands checked; argsort and view are two tensors.
-        self.call(2, || unsafe { sys::ggml_argsort_top_k(self.ctx(), a.raw.as_ptr(), k as i32) })
+        self.call(2, || unsafe {
+            sys::ggml_argsort_top_k(self.ctx(), a.raw.as_ptr(), k as i32)
+        })
     }
 
     /// Rotates `x {n, heads, tokens}` by `pos {tokens}` I32; `factors {n_dims/2}` F32 divides each frequency.
-    pub fn rope(&self, x: Tensor<'g>, pos: Tensor<'g>, factors: Option<Tensor<'g>>, rope: &Rope) -> Result<Tensor<'g>> {
+    pub fn rope(
+        &self,
+        x: Tensor<'g>,
+        pos: Tensor<'g>,
+        factors: Option<Tensor<'g>>,
+        rope: &Rope,
+    ) -> Result<Tensor<'g>> {
         let n_dims = i64::from(rope.n_dims);
-        let ok = is(x, DType::F32) && x.nb()[0] == 4 && n_dims % 2 == 0 && n_dims <= x.ne()[0] && x.ne()[3] == 1;
-        ensure(ok, "rope", "an even number of dimensions, at most the head's", &[x, pos])?;
-        let ok = is(pos, DType::I32) && pos.ne()[0] == x.ne()[2] && elements(pos.ne()) == pos.ne()[0];
+        let ok = is(x, DType::F32)
+            && x.nb()[0] == 4
+            && n_dims % 2 == 0
+            && n_dims <= x.ne()[0]
+            && x.ne()[3] == 1;
+        ensure(
+            ok,
+            "rope",
+            "an even number of dimensions, at most the head's",
+            &[x, pos],
+        )?;
+        let ok =
+            is(pos, DType::I32) && pos.ne()[0] == x.ne()[2] && elements(pos.ne()) == pos.ne()[0];
         ensure(ok, "rope", "one I32 position per token", &[x, pos])?;
         let mut raw: Raw = std::ptr::null_mut();
         if let Some(f) = factors {
-            ensure(is(f, DType::F32) && f.ne()[0] >= n_dims / 2, "rope", "one F32 factor per pair", &[x, f])?;
+            ensure(
+                is(f, DType::F32) && f.ne()[0] >= n_dims / 2,
+                "rope",
+                "one F32 factor per pair",
+                &[x, f],
+            )?;
             raw = f.raw.as_ptr();
         }
         let mode = match rope.kind {
@@ -261,16 +442,57 @@ impl<'g> Builder<'g> {
     }
 
     /// Attention in one operation: `q {d, T, H, S}` F32, `k {d, n, Hk, S}`, `v {dv, n, Hk, S}`, `mask {n, T, 1|H, 1|S}` F16; gives `{dv, H, T, S}`.
-    pub fn flash_attn(&self, q: Tensor<'g>, k: Tensor<'g>, v: Tensor<'g>, mask: Tensor<'g>, scale: f32) -> Result<Tensor<'g>> {
+    pub fn flash_attn(
+        &self,
+        q: Tensor<'g>,
+        k: Tensor<'g>,
+        v: Tensor<'g>,
+        mask: Tensor<'g>,
+        scale: f32,
+    ) -> Result<Tensor<'g>> {
         let (a, b, c, m) = (q.ne(), k.ne(), v.ne(), mask.ne());
-        let ok = a[0] == b[0] && a[2] % b[2] == 0 && a[2] % c[2] == 0 && a[3] == b[3] && a[3] == c[3] && b[1] == c[1];
-        ensure(ok, "flash_attn", "q, k and v agree in head size, heads, rows and sequences", &[q, k, v])?;
-        let ok = is(mask, DType::F16) && contiguous(mask) && m[0] == b[1] && m[1] >= a[1] && a[2] % m[2] == 0 && a[3] % m[3] == 0;
-        ensure(ok, "flash_attn", "the mask is F16 and covers the scores", &[q, k, mask])?;
-        ensure(is(q, DType::F32) && dense_rows(q) && dense_rows(k) && dense_rows(v), "flash_attn", "rows are dense, q is F32", &[q, k, v])?;
+        let ok = a[0] == b[0]
+            && a[2] % b[2] == 0
+            && a[2] % c[2] == 0
+            && a[3] == b[3]
+            && a[3] == c[3]
+            && b[1] == c[1];
+        ensure(
+            ok,
+            "flash_attn",
+            "q, k and v agree in head size, heads, rows and sequences",
+            &[q, k, v],
+        )?;
+        let ok = is(mask, DType::F16)
+            && contiguous(mask)
+            && m[0] == b[1]
+            && m[1] >= a[1]
+            && a[2] % m[2] == 0
+            && a[3] % m[3] == 0;
+        ensure(
+            ok,
+            "flash_attn",
+            "the mask is F16 and covers the scores",
+            &[q, k, mask],
+        )?;
+        ensure(
+            is(q, DType::F32) && dense_rows(q) && dense_rows(k) && dense_rows(v),
+            "flash_attn",
+            "rows are dense, q is F32",
+            &[q, k, v],
+        )?;
         // SAFETY: operands checked.
         let out = self.call(1, || unsafe {
-            sys::ggml_flash_attn_ext(self.ctx(), q.raw.as_ptr(), k.raw.as_ptr(), v.raw.as_ptr(), mask.raw.as_ptr(), scale, 0.0, 0.0)
+            sys::ggml_flash_attn_ext(
+                self.ctx(),
+                q.raw.as_ptr(),
+                k.raw.as_ptr(),
+                v.raw.as_ptr(),
+                mask.raw.as_ptr(),
+                scale,
+                0.0,
+                0.0,
+            )
         })?;
         // SAFETY: sets a parameter of the operation just made.
         unsafe { sys::ggml_prec_set_acc(out.raw.as_ptr(), sys::GGML_PREC_F32) };
@@ -282,7 +504,10 @@ impl<'g> Builder<'g> {
     /// `state {d_k, d_v, H, planes}`, `x {d_v, H, T, S}`, `dt {H, T, S}`, `a {1, H}`, `b`, `c {d_k, G, T, S}`, all F32;
     /// `ids {S}` I32 picks each sequence's plane. The flat result holds y `{d_v, H, T, S}`, then the `k_states`
     /// newest states `{d_k, d_v, H, S}` each, newest first.
-    #[expect(clippy::too_many_arguments, reason = "the operands of one ggml operation")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the operands of one ggml operation"
+    )]
     pub fn ssm_scan(
         &self,
         state: Tensor<'g>,
@@ -295,17 +520,55 @@ impl<'g> Builder<'g> {
         k_states: u32,
     ) -> Result<Tensor<'g>> {
         let all = [state, x, dt, a, b, c];
-        ensure(all.iter().all(|t| is(*t, DType::F32)), "ssm_scan", "operands are F32", &all)?;
-        ensure(contiguous(state) && contiguous(dt) && contiguous(a), "ssm_scan", "state, dt and A are contiguous", &[state, dt, a])?;
+        ensure(
+            all.iter().all(|t| is(*t, DType::F32)),
+            "ssm_scan",
+            "operands are F32",
+            &all,
+        )?;
+        ensure(
+            contiguous(state) && contiguous(dt) && contiguous(a),
+            "ssm_scan",
+            "state, dt and A are contiguous",
+            &[state, dt, a],
+        )?;
         let dense = |t: Tensor<'_>| t.nb()[0] == 4 && t.nb()[1] == t.ne()[0] as usize * 4;
-        ensure(dense(x) && dense(b) && dense(c), "ssm_scan", "heads of x, B and C are dense", &[x, b, c])?;
+        ensure(
+            dense(x) && dense(b) && dense(c),
+            "ssm_scan",
+            "heads of x, B and C are dense",
+            &[x, b, c],
+        )?;
         let (s, x4, t4, a4, b4) = (state.ne(), x.ne(), dt.ne(), a.ne(), b.ne());
         let (heads, tokens, seqs) = (x4[1], x4[2], x4[3]);
-        let ok = t4 == [heads, tokens, seqs, 1] && s[1] == x4[0] && s[2] == heads && a4 == [1, heads, 1, 1];
-        let ok = ok && b4[0] == s[0] && b4[2] == tokens && b4[3] == seqs && c.ne() == b4 && heads % b4[1] == 0;
-        ensure(ok, "ssm_scan", "operands agree in head size, heads, tokens and sequences", &all)?;
-        ensure(is(ids, DType::I32) && ids.ne() == [seqs, 1, 1, 1], "ssm_scan", "one I32 plane per sequence", &[x, ids])?;
-        ensure(k_states >= 1 && i64::from(k_states) <= tokens, "ssm_scan", "1 <= kept states <= tokens", &[x])?;
+        let ok = t4 == [heads, tokens, seqs, 1]
+            && s[1] == x4[0]
+            && s[2] == heads
+            && a4 == [1, heads, 1, 1];
+        let ok = ok
+            && b4[0] == s[0]
+            && b4[2] == tokens
+            && b4[3] == seqs
+            && c.ne() == b4
+            && heads % b4[1] == 0;
+        ensure(
+            ok,
+            "ssm_scan",
+            "operands agree in head size, heads, tokens and sequences",
+            &all,
+        )?;
+        ensure(
+            is(ids, DType::I32) && ids.ne() == [seqs, 1, 1, 1],
+            "ssm_scan",
+            "one I32 plane per sequence",
+            &[x, ids],
+        )?;
+        ensure(
+            k_states >= 1 && i64::from(k_states) <= tokens,
+            "ssm_scan",
+            "1 <= kept states <= tokens",
+            &[x],
+        )?;
         // SAFETY: operands checked by the rules of ggml_ssm_scan.
         self.call(1, || unsafe {
             sys::ggml_ssm_scan(
@@ -325,15 +588,30 @@ impl<'g> Builder<'g> {
     /// `a` and `b` one after the other along `dim`.
     pub fn concat(&self, a: Tensor<'g>, b: Tensor<'g>, dim: usize) -> Result<Tensor<'g>> {
         let (x, y) = (a.ne(), b.ne());
-        let ok = dim < 4 && a.dtype() == b.dtype() && !a.dtype().is_quantized() && (0..4).all(|d| d == dim || x[d] == y[d]);
-        ensure(ok, "concat", "types and all other extents are equal", &[a, b])?;
+        let ok = dim < 4
+            && a.dtype() == b.dtype()
+            && !a.dtype().is_quantized()
+            && (0..4).all(|d| d == dim || x[d] == y[d]);
+        ensure(
+            ok,
+            "concat",
+            "types and all other extents are equal",
+            &[a, b],
+        )?;
         // SAFETY: operands checked; dim < 4.
-        self.call(1, || unsafe { sys::ggml_concat(self.ctx(), a.raw.as_ptr(), b.raw.as_ptr(), dim as i32) })
+        self.call(1, || unsafe {
+            sys::ggml_concat(self.ctx(), a.raw.as_ptr(), b.raw.as_ptr(), dim as i32)
+        })
     }
 
     /// A contiguous copy.
     pub fn cont(&self, a: Tensor<'g>) -> Result<Tensor<'g>> {
-        ensure(!a.dtype().is_quantized(), "cont", "the operand is not quantised", &[a])?;
+        ensure(
+            !a.dtype().is_quantized(),
+            "cont",
+            "the operand is not quantised",
+            &[a],
+        )?;
         // SAFETY: operands checked.
         self.call(1, || unsafe { sys::ggml_cont(self.ctx(), a.raw.as_ptr()) })
     }
@@ -346,42 +624,85 @@ impl<'g> Builder<'g> {
     /// The same elements in another shape; the operand must be contiguous.
     pub fn reshape(&self, a: Tensor<'g>, shape: &[i64]) -> Result<Tensor<'g>> {
         let ne = self.shape("reshape", a, shape)?;
-        ensure(contiguous(a) && elements(ne) == elements(a.ne()), "reshape", "the operand is contiguous and keeps its size", &[a])?;
+        ensure(
+            contiguous(a) && elements(ne) == elements(a.ne()),
+            "reshape",
+            "the operand is contiguous and keeps its size",
+            &[a],
+        )?;
         // SAFETY: operands checked.
-        self.call(1, || unsafe { sys::ggml_reshape_4d(self.ctx(), a.raw.as_ptr(), ne[0], ne[1], ne[2], ne[3]) })
+        self.call(1, || unsafe {
+            sys::ggml_reshape_4d(self.ctx(), a.raw.as_ptr(), ne[0], ne[1], ne[2], ne[3])
+        })
     }
 
     /// Axis `i` of the operand becomes axis `axes[i]` of the result (ggml's convention).
     pub fn permute(&self, a: Tensor<'g>, axes: [usize; 4]) -> Result<Tensor<'g>> {
         let mut sorted = axes;
         sorted.sort_unstable();
-        ensure(sorted == [0, 1, 2, 3], "permute", "axes are a permutation of 0..4", &[a])?;
+        ensure(
+            sorted == [0, 1, 2, 3],
+            "permute",
+            "axes are a permutation of 0..4",
+            &[a],
+        )?;
         let [i, j, k, l] = axes.map(|x| x as i32);
         // SAFETY: the axes are a permutation.
-        self.call(1, || unsafe { sys::ggml_permute(self.ctx(), a.raw.as_ptr(), i, j, k, l) })
+        self.call(1, || unsafe {
+            sys::ggml_permute(self.ctx(), a.raw.as_ptr(), i, j, k, l)
+        })
     }
 
     /// Swaps the first two axes.
     pub fn transpose(&self, a: Tensor<'g>) -> Result<Tensor<'g>> {
         // SAFETY: any tensor can be transposed.
-        self.call(1, || unsafe { sys::ggml_transpose(self.ctx(), a.raw.as_ptr()) })
+        self.call(1, || unsafe {
+            sys::ggml_transpose(self.ctx(), a.raw.as_ptr())
+        })
     }
 
     /// A window: `shape` elements with byte strides `nb1..nb3` (for axes 1 to 3) from byte `offset` on.
-    pub fn view(&self, a: Tensor<'g>, shape: &[i64], strides: &[usize], offset: usize) -> Result<Tensor<'g>> {
+    pub fn view(
+        &self,
+        a: Tensor<'g>,
+        shape: &[i64],
+        strides: &[usize],
+        offset: usize,
+    ) -> Result<Tensor<'g>> {
         let ne = self.shape("view", a, shape)?;
         let row = a.dtype().row_bytes(ne[0] as u64).unwrap_or(u64::MAX) as usize;
         let mut nb = [a.element_size(), row, 0, 0];
         for axis in 1..4 {
-            nb[axis] = strides.get(axis - 1).copied().unwrap_or_else(|| nb[axis - 1].saturating_mul(ne[axis - 1] as usize).max(row));
+            nb[axis] = strides
+                .get(axis - 1)
+                .copied()
+                .unwrap_or_else(|| nb[axis - 1].saturating_mul(ne[axis - 1] as usize).max(row));
         }
-        let last = (1..4).try_fold(row, |end, axis| nb[axis].checked_mul(ne[axis] as usize - 1).and_then(|skip| end.checked_add(skip)));
+        let last = (1..4).try_fold(row, |end, axis| {
+            nb[axis]
+                .checked_mul(ne[axis] as usize - 1)
+                .and_then(|skip| end.checked_add(skip))
+        });
         let end = last.and_then(|e| e.checked_add(offset));
-        let ok = end.is_some_and(|e| e <= super::store::nbytes(a.raw)) && offset.is_multiple_of(a.element_size().max(1));
+        let ok = end.is_some_and(|e| e <= super::store::nbytes(a.raw))
+            && offset.is_multiple_of(a.element_size().max(1));
         ensure(ok, "view", "the window lies inside the tensor", &[a])?;
         // SAFETY: the window lies inside the tensor. ggml checks the product of extents against the source's size, so
         // windows that overlap themselves are not used here.
-        self.call(1, || unsafe { sys::ggml_view_4d(self.ctx(), a.raw.as_ptr(), ne[0], ne[1], ne[2], ne[3], nb[1], nb[2], nb[3], offset) })
+        self.call(1, || unsafe {
+            sys::ggml_view_4d(
+                self.ctx(),
+                a.raw.as_ptr(),
+                ne[0],
+                ne[1],
+                ne[2],
+                ne[3],
+                nb[1],
+                nb[2],
+                nb[3],
+                offset,
+            )
+        })
     }
 
     /// Columns `start .. start + n` of the innermost dimension.
@@ -389,13 +710,26 @@ impl<'g> Builder<'g> {
         let ne = a.ne();
         let block = a.dtype().block_size() as i64;
         let ok = start >= 0 && n > 0 && start + n <= ne[0] && start % block == 0 && n % block == 0;
-        ensure(ok, "columns", "the range lies inside the row, in whole blocks", &[a])?;
+        ensure(
+            ok,
+            "columns",
+            "the range lies inside the row, in whole blocks",
+            &[a],
+        )?;
         let nb = a.nb();
-        self.view(a, &[n, ne[1], ne[2], ne[3]], &nb[1..], (start / block) as usize * a.element_size())
+        self.view(
+            a,
+            &[n, ne[1], ne[2], ne[3]],
+            &nb[1..],
+            (start / block) as usize * a.element_size(),
+        )
     }
 
     fn shape(&self, op: &'static str, a: Tensor<'g>, shape: &[i64]) -> Result<[i64; 4]> {
-        let positive: Vec<u64> = shape.iter().map(|&n| u64::try_from(n).unwrap_or(0)).collect();
+        let positive: Vec<u64> = shape
+            .iter()
+            .map(|&n| u64::try_from(n).unwrap_or(0))
+            .collect();
         checked_shape(op, a.dtype(), &positive)
     }
 
@@ -406,11 +740,18 @@ impl<'g> Builder<'g> {
         b: Tensor<'g>,
         f: unsafe extern "C" fn(*mut sys::ggml_context, Raw, Raw) -> Raw,
     ) -> Result<Tensor<'g>> {
-        ensure(repeats_to(b.ne(), a.ne()), op, "the second operand repeats to the first's shape", &[a, b])?;
+        ensure(
+            repeats_to(b.ne(), a.ne()),
+            op,
+            "the second operand repeats to the first's shape",
+            &[a, b],
+        )?;
         let ok = is(a, DType::F32) && is(b, DType::F32) && dense_rows(a) && dense_rows(b);
         ensure(ok, op, "operands are F32 with dense rows", &[a, b])?;
         // SAFETY: operands checked.
-        self.call(1, || unsafe { f(self.ctx(), a.raw.as_ptr(), b.raw.as_ptr()) })
+        self.call(1, || unsafe {
+            f(self.ctx(), a.raw.as_ptr(), b.raw.as_ptr())
+        })
     }
 
     /// Claims room for the tensors an operation makes, then makes them.

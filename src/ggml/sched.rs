@@ -10,8 +10,9 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use ggml_sys as sys;
 
 use super::device::{Backend, text};
+use super::graph::dtype_of;
 use super::store::{check_range, name_of};
-use super::{DType, Device, DeviceKind, GgmlError, Graph, Slot};
+use super::{Device, DeviceKind, GgmlError, Graph, Slot};
 
 static NEXT_SCHED: AtomicU64 = AtomicU64::new(1);
 
@@ -39,14 +40,35 @@ impl Scheduler {
             list.push(Device::cpu()?);
         }
         list.sort_by_key(|d| d.kind() == DeviceKind::Cpu);
-        let backends = list.iter().map(Device::start).collect::<Result<Vec<_>, _>>()?;
+        let backends = list
+            .iter()
+            .map(Device::start)
+            .collect::<Result<Vec<_>, _>>()?;
         let mut raws: Vec<_> = backends.iter().map(Backend::raw).collect();
         let mut bufts: Vec<_> = list.iter().map(|d| d.buffer_type().raw).collect();
         let count = i32::try_from(raws.len()).unwrap_or(i32::MAX);
         // SAFETY: both arrays hold `count` valid entries; ggml copies them; the backends outlive the scheduler.
-        let raw = unsafe { sys::ggml_backend_sched_new(raws.as_mut_ptr(), bufts.as_mut_ptr(), count, capacity, false, true) };
-        let raw = NonNull::new(raw).ok_or(GgmlError::DeviceInit { device: "scheduler".into() })?;
-        Ok(Self { raw, id: NEXT_SCHED.fetch_add(1, Ordering::Relaxed), epoch: 0, capacity, profile: None, backends })
+        let raw = unsafe {
+            sys::ggml_backend_sched_new(
+                raws.as_mut_ptr(),
+                bufts.as_mut_ptr(),
+                count,
+                capacity,
+                false,
+                true,
+            )
+        };
+        let raw = NonNull::new(raw).ok_or(GgmlError::DeviceInit {
+            device: "scheduler".into(),
+        })?;
+        Ok(Self {
+            raw,
+            id: NEXT_SCHED.fetch_add(1, Ordering::Relaxed),
+            epoch: 0,
+            capacity,
+            profile: None,
+            backends,
+        })
     }
 
     /// Devices in order of preference.
@@ -65,7 +87,10 @@ impl Scheduler {
     pub fn allocate(&mut self, graph: &mut Graph) -> Result<(), GgmlError> {
         self.check_supported(graph)?;
         if graph.n_tensors() > self.capacity {
-            return Err(super::GraphError::TooLarge { capacity: self.capacity }.into());
+            return Err(super::GraphError::TooLarge {
+                capacity: self.capacity,
+            }
+            .into());
         }
         // SAFETY: the scheduler is valid; graphs allocated earlier become unusable through `epoch`.
         unsafe { sys::ggml_backend_sched_reset(self.raw.as_ptr()) };
@@ -74,30 +99,57 @@ impl Scheduler {
         // SAFETY: the graph is valid and fits the scheduler's hash set (checked); supported ops were checked.
         let ok = unsafe { sys::ggml_backend_sched_alloc_graph(self.raw.as_ptr(), graph.raw()) };
         if !ok {
-            return Err(GgmlError::OutOfMemory { bytes: 0, device: "the compute buffers".into() });
+            return Err(GgmlError::OutOfMemory {
+                bytes: 0,
+                device: "the compute buffers".into(),
+            });
         }
         graph.allocation = Some((self.id, self.epoch));
         Ok(())
     }
 
     /// Sets an input of the graph that was allocated last.
-    pub fn set<T: NoUninit>(&mut self, graph: &Graph, slot: Slot, values: &[T]) -> Result<(), GgmlError> {
+    pub fn set<T: NoUninit>(
+        &mut self,
+        graph: &Graph,
+        slot: Slot,
+        values: &[T],
+    ) -> Result<(), GgmlError> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         // An input that nothing depends on has no memory, and needs none.
-        let Some(raw) = self.allocated(graph, slot)? else { return Ok(()) };
+        let Some(raw) = self.allocated(graph, slot)? else {
+            return Ok(());
+        };
         check_range(raw, 0, bytes.len())?;
         // SAFETY: the tensor has a buffer and the range lies inside it.
-        unsafe { sys::ggml_backend_tensor_set(raw.as_ptr(), bytes.as_ptr().cast(), 0, bytes.len()) };
+        unsafe {
+            sys::ggml_backend_tensor_set(raw.as_ptr(), bytes.as_ptr().cast(), 0, bytes.len())
+        };
         Ok(())
     }
 
     /// Reads the first `values.len()` elements of an output of the graph that was computed last.
-    pub fn get<T: NoUninit + AnyBitPattern>(&mut self, graph: &Graph, slot: Slot, offset: usize, values: &mut [T]) -> Result<(), GgmlError> {
-        let Some(raw) = self.allocated(graph, slot)? else { return Err(GgmlError::NotAllocated) };
+    pub fn get<T: NoUninit + AnyBitPattern>(
+        &mut self,
+        graph: &Graph,
+        slot: Slot,
+        offset: usize,
+        values: &mut [T],
+    ) -> Result<(), GgmlError> {
+        let Some(raw) = self.allocated(graph, slot)? else {
+            return Err(GgmlError::NotAllocated);
+        };
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
         check_range(raw, offset, bytes.len())?;
         // SAFETY: the tensor has a buffer and the range lies inside it.
-        unsafe { sys::ggml_backend_tensor_get(raw.as_ptr(), bytes.as_mut_ptr().cast(), offset, bytes.len()) };
+        unsafe {
+            sys::ggml_backend_tensor_get(
+                raw.as_ptr(),
+                bytes.as_mut_ptr().cast(),
+                offset,
+                bytes.len(),
+            )
+        };
         Ok(())
     }
 
@@ -107,43 +159,74 @@ impl Scheduler {
             return Err(GgmlError::NotAllocated);
         }
         // Readers of the same memory wait until the computation is done.
-        let _guards: Vec<_> = graph.stores().iter().filter(|s| s.is_writable()).map(|s| s.lock()).collect();
+        let _guards: Vec<_> = graph
+            .stores()
+            .iter()
+            .filter(|s| s.is_writable())
+            .map(|s| s.lock())
+            .collect();
         if let Some(recorder) = &mut self.profile {
             recorder.last = Instant::now();
         }
         // SAFETY: the graph was allocated by this scheduler and not invalidated since; stores are kept alive by it.
-        let status = unsafe { sys::ggml_backend_sched_graph_compute(self.raw.as_ptr(), graph.raw()) };
+        let status =
+            unsafe { sys::ggml_backend_sched_graph_compute(self.raw.as_ptr(), graph.raw()) };
         if status == sys::GGML_STATUS_SUCCESS {
             return Ok(());
         }
         // SAFETY: ggml returns a static string for any status.
-        Err(GgmlError::Compute { status: unsafe { text(sys::ggml_status_to_string(status)) } })
+        let status = unsafe { text(sys::ggml_status_to_string(status)) };
+        Err(GgmlError::Compute { status })
     }
 
     /// Bytes of intermediate memory per device.
     pub fn compute_bytes(&self) -> Vec<(Device, u64)> {
         // SAFETY: both objects are valid and belong together.
-        let size = |b: &Backend| unsafe { sys::ggml_backend_sched_get_buffer_size(self.raw.as_ptr(), b.raw()) };
-        self.backends.iter().map(|b| (b.device(), size(b) as u64)).collect()
+        let size = |b: &Backend| unsafe {
+            sys::ggml_backend_sched_get_buffer_size(self.raw.as_ptr(), b.raw())
+        };
+        self.backends
+            .iter()
+            .map(|b| (b.device(), size(b) as u64))
+            .collect()
     }
 
     /// Starts (or stops) timing each operation. Timing runs operations one by one, which costs a little.
     pub fn set_profiling(&mut self, on: bool) {
-        self.profile = on.then(|| Box::new(Recorder { last: Instant::now(), entries: Vec::new() }));
-        let (callback, data): (sys::ggml_backend_sched_eval_callback, *mut c_void) = match &mut self.profile {
-            Some(recorder) => (Some(on_node), std::ptr::from_mut::<Recorder>(recorder).cast()),
-            None => (None, std::ptr::null_mut()),
-        };
+        self.profile = on.then(|| {
+            Box::new(Recorder {
+                last: Instant::now(),
+                entries: Vec::new(),
+            })
+        });
+        let (callback, data): (sys::ggml_backend_sched_eval_callback, *mut c_void) =
+            match &mut self.profile {
+                Some(recorder) => (
+                    Some(on_node),
+                    std::ptr::from_mut::<Recorder>(recorder).cast(),
+                ),
+                None => (None, std::ptr::null_mut()),
+            };
         // SAFETY: the recorder is boxed and lives until the callback is replaced here or the scheduler is dropped.
         unsafe { sys::ggml_backend_sched_set_eval_callback(self.raw.as_ptr(), callback, data) };
     }
 
     /// Takes what was timed since the last call.
     pub fn take_profile(&mut self) -> Profile {
-        Profile { entries: self.profile.as_mut().map(|p| std::mem::take(&mut p.entries)).unwrap_or_default() }
+        Profile {
+            entries: self
+                .profile
+                .as_mut()
+                .map(|p| std::mem::take(&mut p.entries))
+                .unwrap_or_default(),
+        }
     }
 
-    fn allocated(&self, graph: &Graph, slot: Slot) -> Result<Option<NonNull<sys::ggml_tensor>>, GgmlError> {
+    fn allocated(
+        &self,
+        graph: &Graph,
+        slot: Slot,
+    ) -> Result<Option<NonNull<sys::ggml_tensor>>, GgmlError> {
         if graph.allocation != Some((self.id, self.epoch)) {
             return Err(GgmlError::NotAllocated);
         }
@@ -158,13 +241,30 @@ impl Scheduler {
     fn check_supported(&self, graph: &Graph) -> Result<(), GgmlError> {
         for node in (0..graph.n_nodes()).filter_map(|i| graph.node(i)) {
             // SAFETY: node and devices are valid; the query mutates nothing.
-            let supported = self.backends.iter().any(|b| unsafe { sys::ggml_backend_dev_supports_op(b.device().raw(), node.as_ptr()) });
+            let supported = self.backends.iter().any(|b| unsafe {
+                sys::ggml_backend_dev_supports_op(b.device().raw(), node.as_ptr())
+            });
             if !supported {
                 // SAFETY: a valid node has a valid op and null-terminated sources.
-                let (op, sources) = unsafe { (text(sys::ggml_op_desc(node.as_ptr())), node.as_ref().src) };
-                let operands = sources.iter().filter_map(|s| NonNull::new(*s)).map(describe).collect::<Vec<_>>().join(", ");
-                let devices = self.backends.iter().map(|b| b.device().name()).collect::<Vec<_>>().join(", ");
-                return Err(GgmlError::Unsupported { op, operands, devices });
+                let (op, sources) =
+                    unsafe { (text(sys::ggml_op_desc(node.as_ptr())), node.as_ref().src) };
+                let operands = sources
+                    .iter()
+                    .filter_map(|s| NonNull::new(*s))
+                    .map(describe)
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                let devices = self
+                    .backends
+                    .iter()
+                    .map(|b| b.device().name())
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                return Err(GgmlError::Unsupported {
+                    op,
+                    operands,
+                    devices,
+                });
             }
         }
         Ok(())
@@ -187,7 +287,7 @@ impl fmt::Debug for Scheduler {
 fn describe(tensor: NonNull<sys::ggml_tensor>) -> String {
     // SAFETY: callers pass valid tensors.
     let t = unsafe { tensor.as_ref() };
-    let ty = DType::from_id(t.type_ as u32).map_or("?", |t| t.name());
+    let ty = dtype_of(t).map_or("?", |t| t.name());
     format!("{} {}", ty, super::error::ShapeFmt(t.ne))
 }
 
@@ -205,7 +305,11 @@ struct Recorder {
 
 /// Called by the scheduler before (`ask`) and after each node.
 unsafe extern "C" fn on_node(tensor: *mut sys::ggml_tensor, ask: bool, data: *mut c_void) -> bool {
-    let (Some(tensor), Some(mut recorder)) = (NonNull::new(tensor), NonNull::new(data.cast::<Recorder>())) else { return true };
+    let (Some(tensor), Some(mut recorder)) =
+        (NonNull::new(tensor), NonNull::new(data.cast::<Recorder>()))
+    else {
+        return true;
+    };
     // SAFETY: `data` is the boxed recorder of this scheduler; computing holds `&mut Scheduler`, so access is exclusive.
     let recorder = unsafe { recorder.as_mut() };
     if ask {
@@ -215,10 +319,14 @@ unsafe extern "C" fn on_node(tensor: *mut sys::ggml_tensor, ask: bool, data: *mu
     // SAFETY: the node is valid while the graph computes.
     let (op, ty) = unsafe {
         let source = tensor.as_ref().src[0];
-        let ty = NonNull::new(source).and_then(|s| DType::from_id(s.as_ref().type_ as u32));
+        let ty = NonNull::new(source).and_then(|s| dtype_of(s.as_ref()));
         (text(sys::ggml_op_desc(tensor.as_ptr())), ty)
     };
-    recorder.entries.push((op, name_of(tensor), ty.map_or("-", |t| t.name()).to_owned(), recorder.last.elapsed()));
+    recorder.entries.push((
+        op,
+        name_of(tensor),
+        ty.map_or("-", |t| t.name()).to_owned(),
+        recorder.last.elapsed(),
+    ));
     true
 }
-

@@ -52,7 +52,12 @@ pub struct StoreBuilder {
 impl StoreBuilder {
     /// For at most `capacity` tensors. Graphs may write into them only if `writable`.
     pub fn new(capacity: usize, writable: bool) -> Result<Self, GraphError> {
-        Ok(Self { arena: Arena::new(capacity, 0)?, tensors: Vec::with_capacity(capacity), regions: Vec::new(), writable })
+        Ok(Self {
+            arena: Arena::new(capacity, 0)?,
+            tensors: Vec::with_capacity(capacity),
+            regions: Vec::new(),
+            writable,
+        })
     }
 
     /// Registers host bytes for [`Placement::Mapped`]; `owner` keeps them alive and unmoved.
@@ -62,26 +67,48 @@ impl StoreBuilder {
     {
         let bytes = (*owner).as_ref();
         let (base, len) = (NonNull::from(bytes).cast::<u8>(), bytes.len());
-        self.regions.push(Region { device, base, len, owner });
+        self.regions.push(Region {
+            device,
+            base,
+            len,
+            owner,
+        });
         self.regions.len() - 1
     }
 
     /// Whether a tensor at `offset` of `region` can be used in place.
     pub fn can_map(&self, region: usize, offset: usize) -> bool {
-        self.regions.get(region).is_some_and(|r| (r.base.as_ptr() as usize).is_multiple_of(HOST_ALIGNMENT) && offset.is_multiple_of(HOST_ALIGNMENT))
+        self.regions.get(region).is_some_and(|r| {
+            (r.base.as_ptr() as usize).is_multiple_of(HOST_ALIGNMENT)
+                && offset.is_multiple_of(HOST_ALIGNMENT)
+        })
     }
 
     /// Adds a tensor of `shape` (ne order, 1 to 4 dimensions).
-    pub fn tensor(&mut self, name: &str, ty: DType, shape: &[u64], place: Placement) -> Result<TensorId, GraphError> {
+    pub fn tensor(
+        &mut self,
+        name: &str,
+        ty: DType,
+        shape: &[u64],
+        place: Placement,
+    ) -> Result<TensorId, GraphError> {
         if self.tensors.len() >= self.arena.capacity() {
-            return Err(GraphError::TooLarge { capacity: self.arena.capacity() });
+            return Err(GraphError::TooLarge {
+                capacity: self.arena.capacity(),
+            });
         }
         let ne = super::graph::checked_shape("tensor", ty, shape)?;
         // SAFETY: the shape was checked (dims, overflow, block size) and the arena has room for one more tensor.
-        let raw = unsafe { sys::ggml_new_tensor(self.arena.raw(), ty.id() as sys::ggml_type, 4, ne.as_ptr()) };
+        let raw = unsafe {
+            sys::ggml_new_tensor(self.arena.raw(), ty.id() as sys::ggml_type, 4, ne.as_ptr())
+        };
         let raw = NonNull::new(raw).ok_or(GraphError::Alloc { what: "a tensor" })?;
         set_name(raw, name);
-        let id = TensorId(u32::try_from(self.tensors.len()).map_err(|_| GraphError::TooLarge { capacity: u32::MAX as usize })?);
+        let id = TensorId(
+            u32::try_from(self.tensors.len()).map_err(|_| GraphError::TooLarge {
+                capacity: u32::MAX as usize,
+            })?,
+        );
         self.tensors.push((raw, place));
         Ok(id)
     }
@@ -94,7 +121,11 @@ impl StoreBuilder {
         for buffer in &buffers {
             buffer.mark(self.writable);
         }
-        let mapped = self.tensors.iter().map(|(_, p)| matches!(p, Placement::Mapped { .. })).collect();
+        let mapped = self
+            .tensors
+            .iter()
+            .map(|(_, p)| matches!(p, Placement::Mapped { .. }))
+            .collect();
         Ok(Arc::new(Store {
             tensors: self.tensors.into_iter().map(|(t, _)| t).collect(),
             mapped,
@@ -116,16 +147,32 @@ impl StoreBuilder {
                     _ => None,
                 })
                 .collect();
-            let Some(largest) = here.iter().map(|(t, _)| nbytes(*t)).max() else { continue };
+            let Some(largest) = here.iter().map(|(t, _)| nbytes(*t)).max() else {
+                continue;
+            };
             let device = region.device.name();
             // SAFETY: the region outlives the buffer (the store keeps its owner), and ggml only reads from it because
             // weights stores are read-only; `largest` bounds the tensors that will be placed in it.
-            let raw = unsafe { sys::ggml_backend_dev_buffer_from_host_ptr(region.device.raw(), region.base.as_ptr().cast(), region.len, largest) };
+            let raw = unsafe {
+                sys::ggml_backend_dev_buffer_from_host_ptr(
+                    region.device.raw(),
+                    region.base.as_ptr().cast(),
+                    region.len,
+                    largest,
+                )
+            };
             let buffer = Buffer::new(raw, region.len, &device)?;
             for (tensor, offset) in here {
-                let fits = offset.checked_add(nbytes(tensor)).is_some_and(|end| end <= region.len);
+                let fits = offset
+                    .checked_add(nbytes(tensor))
+                    .is_some_and(|end| end <= region.len);
                 if !fits || !self.can_map(index, offset) {
-                    return Err(GgmlError::Range { tensor: name_of(tensor), expected: region.len, offset, len: nbytes(tensor) });
+                    return Err(GgmlError::Range {
+                        tensor: name_of(tensor),
+                        expected: region.len,
+                        offset,
+                        len: nbytes(tensor),
+                    });
                 }
                 // SAFETY: the address lies inside the buffer, checked above.
                 unsafe { buffer.place(tensor, region.base.as_ptr().add(offset).cast(), &device)? };
@@ -145,15 +192,28 @@ impl StoreBuilder {
             }
         }
         for kind in kinds {
-            let here: Vec<_> = self.tensors.iter().filter(|(_, p)| *p == Placement::Alloc(kind)).map(|(t, _)| *t).collect();
+            let here: Vec<_> = self
+                .tensors
+                .iter()
+                .filter(|(_, p)| *p == Placement::Alloc(kind))
+                .map(|(t, _)| *t)
+                .collect();
             // SAFETY: plain queries of a valid buffer type.
-            let (align, max) = unsafe { (sys::ggml_backend_buft_get_alignment(kind.raw), sys::ggml_backend_buft_get_max_size(kind.raw)) };
+            let (align, max) = unsafe {
+                (
+                    sys::ggml_backend_buft_get_alignment(kind.raw),
+                    sys::ggml_backend_buft_get_max_size(kind.raw),
+                )
+            };
             let mut start = 0;
             while start < here.len() {
                 let (mut end, mut total, mut offsets) = (start, 0usize, Vec::new());
                 while end < here.len() {
                     // SAFETY: the tensor is valid and the query mutates nothing.
-                    let need = unsafe { sys::ggml_backend_buft_get_alloc_size(kind.raw, here[end].as_ptr()) }.next_multiple_of(align);
+                    let need = unsafe {
+                        sys::ggml_backend_buft_get_alloc_size(kind.raw, here[end].as_ptr())
+                    }
+                    .next_multiple_of(align);
                     if end > start && total.saturating_add(need) > max {
                         break;
                     }
@@ -221,12 +281,18 @@ impl Store {
     pub fn write(&self, id: TensorId, offset: usize, bytes: &[u8]) -> Result<(), GgmlError> {
         let raw = self.raw(id)?;
         if self.mapped[id.0 as usize] {
-            return Err(GraphError::ReadOnly { op: "write", tensor: name_of(raw) }.into());
+            return Err(GraphError::ReadOnly {
+                op: "write",
+                tensor: name_of(raw),
+            }
+            .into());
         }
         check_range(raw, offset, bytes.len())?;
         let _guard = self.lock();
         // SAFETY: the range lies inside the tensor, which has a buffer; the lock excludes computations.
-        unsafe { sys::ggml_backend_tensor_set(raw.as_ptr(), bytes.as_ptr().cast(), offset, bytes.len()) };
+        unsafe {
+            sys::ggml_backend_tensor_set(raw.as_ptr(), bytes.as_ptr().cast(), offset, bytes.len())
+        };
         Ok(())
     }
 
@@ -236,13 +302,26 @@ impl Store {
         check_range(raw, offset, bytes.len())?;
         let _guard = self.lock();
         // SAFETY: as in `write`.
-        unsafe { sys::ggml_backend_tensor_get(raw.as_ptr(), bytes.as_mut_ptr().cast(), offset, bytes.len()) };
+        unsafe {
+            sys::ggml_backend_tensor_get(
+                raw.as_ptr(),
+                bytes.as_mut_ptr().cast(),
+                offset,
+                bytes.len(),
+            )
+        };
         Ok(())
     }
 
     pub(super) fn raw(&self, id: TensorId) -> Result<NonNull<sys::ggml_tensor>, GraphError> {
         let index = id.0 as usize;
-        self.tensors.get(index).copied().ok_or(GraphError::UnknownTensor { index, count: self.tensors.len() })
+        self.tensors
+            .get(index)
+            .copied()
+            .ok_or(GraphError::UnknownTensor {
+                index,
+                count: self.tensors.len(),
+            })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, ()> {
@@ -253,7 +332,12 @@ impl Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Store({} tensors, {} bytes)", self.tensors.len(), self.buffer_bytes())
+        write!(
+            f,
+            "Store({} tensors, {} bytes)",
+            self.tensors.len(),
+            self.buffer_bytes()
+        )
     }
 }
 
@@ -268,21 +352,41 @@ unsafe impl Send for Buffer {}
 
 impl Buffer {
     fn new(raw: sys::ggml_backend_buffer_t, bytes: usize, device: &str) -> Result<Self, GgmlError> {
-        let raw = NonNull::new(raw).ok_or_else(|| GgmlError::OutOfMemory { bytes, device: device.to_owned() })?;
+        let raw = NonNull::new(raw).ok_or_else(|| GgmlError::OutOfMemory {
+            bytes,
+            device: device.to_owned(),
+        })?;
         Ok(Self { raw, len: bytes })
     }
 
     /// # Safety
     /// `addr` and the tensor's allocation size lie inside this buffer; the tensor has no buffer yet.
-    unsafe fn place(&self, tensor: NonNull<sys::ggml_tensor>, addr: *mut std::ffi::c_void, device: &str) -> Result<(), GgmlError> {
+    unsafe fn place(
+        &self,
+        tensor: NonNull<sys::ggml_tensor>,
+        addr: *mut std::ffi::c_void,
+        device: &str,
+    ) -> Result<(), GgmlError> {
         // SAFETY: the caller's promise.
-        let status = unsafe { sys::ggml_backend_tensor_alloc(self.raw.as_ptr(), tensor.as_ptr(), addr) };
-        if status == sys::GGML_STATUS_SUCCESS { Ok(()) } else { Err(GgmlError::OutOfMemory { bytes: nbytes(tensor), device: device.to_owned() }) }
+        let status =
+            unsafe { sys::ggml_backend_tensor_alloc(self.raw.as_ptr(), tensor.as_ptr(), addr) };
+        if status == sys::GGML_STATUS_SUCCESS {
+            Ok(())
+        } else {
+            Err(GgmlError::OutOfMemory {
+                bytes: nbytes(tensor),
+                device: device.to_owned(),
+            })
+        }
     }
 
     /// Tells the scheduler that operations on weights should run where the weights are.
     fn mark(&self, writable: bool) {
-        let usage = if writable { sys::GGML_BACKEND_BUFFER_USAGE_ANY } else { sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS };
+        let usage = if writable {
+            sys::GGML_BACKEND_BUFFER_USAGE_ANY
+        } else {
+            sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS
+        };
         // SAFETY: the buffer is valid.
         unsafe { sys::ggml_backend_buffer_set_usage(self.raw.as_ptr(), usage) };
     }
@@ -315,10 +419,19 @@ pub(super) fn set_name(tensor: NonNull<sys::ggml_tensor>, name: &str) {
     }
 }
 
-pub(super) fn check_range(raw: NonNull<sys::ggml_tensor>, offset: usize, len: usize) -> Result<(), GgmlError> {
+pub(super) fn check_range(
+    raw: NonNull<sys::ggml_tensor>,
+    offset: usize,
+    len: usize,
+) -> Result<(), GgmlError> {
     let expected = nbytes(raw);
     if offset.checked_add(len).is_some_and(|end| end <= expected) {
         return Ok(());
     }
-    Err(GgmlError::Range { tensor: name_of(raw), expected, offset, len })
+    Err(GgmlError::Range {
+        tensor: name_of(raw),
+        expected,
+        offset,
+        len,
+    })
 }

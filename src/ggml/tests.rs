@@ -18,8 +18,10 @@ fn compute(
     build: impl for<'g> FnOnce(&Builder<'g>, &[Tensor<'g>]) -> Result<Tensor<'g>, GraphError>,
 ) -> Result<Vec<f32>, GgmlError> {
     let (mut graph, (slots, out)) = Graph::build::<_, GraphError>(128, |g| {
-        let tensors =
-            inputs.iter().map(|(shape, _)| g.input("x", DType::F32, shape)).collect::<Result<Vec<_>, _>>()?;
+        let tensors = inputs
+            .iter()
+            .map(|(shape, _)| g.input("x", DType::F32, shape))
+            .collect::<Result<Vec<_>, _>>()?;
         let out = build(g, &tensors)?;
         let slots: Vec<Slot> = tensors.iter().map(|t| g.keep(*t)).collect();
         Ok((slots, g.output("out", out)))
@@ -36,13 +38,18 @@ fn compute(
 }
 
 fn ramp(n: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect()
+    (0..n)
+        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
+        .collect()
 }
 
 #[test]
 fn products_match_a_plain_loop() {
     let (w, x) = (ramp(8 * 3), ramp(8 * 2));
-    let out = compute(&[(&[8, 3], &w), (&[8, 2], &x)], 6, |g, t| g.mul_mat(t[0], t[1])).expect("computes");
+    let out = compute(&[(&[8, 3], &w), (&[8, 2], &x)], 6, |g, t| {
+        g.mul_mat(t[0], t[1])
+    })
+    .expect("computes");
     for column in 0..2 {
         for row in 0..3 {
             let expected: f32 = (0..8).map(|i| w[row * 8 + i] * x[column * 8 + i]).sum();
@@ -58,7 +65,11 @@ fn the_scan_is_the_decaying_recurrence_and_keeps_its_newest_states() {
     const T: usize = 5;
     const DT: f32 = 0.541_324_85;
     let decay = -0.3f32;
-    let (q, k, v) = (ramp(D * T), ramp(D * T + 7)[7..].to_vec(), ramp(D * T + 3)[3..].to_vec());
+    let (q, k, v) = (
+        ramp(D * T),
+        ramp(D * T + 7)[7..].to_vec(),
+        ramp(D * T + 3)[3..].to_vec(),
+    );
     let (mut state, mut expected, mut states) = (vec![0f32; D * D], Vec::new(), Vec::new());
     for t in 0..T {
         for j in 0..D {
@@ -66,7 +77,8 @@ fn the_scan_is_the_decaying_recurrence_and_keeps_its_newest_states() {
                 state[j * D + i] = decay.exp() * state[j * D + i] + k[t * D + i] * v[t * D + j];
             }
         }
-        expected.extend((0..D).map(|j| (0..D).map(|i| state[j * D + i] * q[t * D + i]).sum::<f32>()));
+        expected
+            .extend((0..D).map(|j| (0..D).map(|i| state[j * D + i] * q[t * D + i]).sum::<f32>()));
         states.push(state.clone());
     }
     // Newest first.
@@ -88,7 +100,10 @@ fn the_scan_is_the_decaying_recurrence_and_keeps_its_newest_states() {
     })
     .expect("computes");
     for (i, (a, b)) in out.iter().zip(&expected).enumerate() {
-        assert!((a - b).abs() < 1e-3 * b.abs().max(1.0), "element {i}: {a} instead of {b}");
+        assert!(
+            (a - b).abs() < 1e-3 * b.abs().max(1.0),
+            "element {i}: {a} instead of {b}"
+        );
     }
 }
 
@@ -96,7 +111,9 @@ fn the_scan_is_the_decaying_recurrence_and_keeps_its_newest_states() {
 fn ids_store() -> (Arc<Store>, TensorId) {
     let mut builder = StoreBuilder::new(1, true).expect("room");
     let place = Placement::Alloc(Device::cpu().expect("CPU").buffer_type());
-    let id = builder.tensor("ids", DType::I32, &[1], place).expect("fits");
+    let id = builder
+        .tensor("ids", DType::I32, &[1], place)
+        .expect("fits");
     (builder.build().expect("memory"), id)
 }
 
@@ -141,8 +158,13 @@ fn operands_that_would_abort_are_refused() {
             ("input", g.input("q", DType::IQ4_NL, &[33])),
         ];
         for (i, (op, result)) in errors.into_iter().enumerate() {
-            let message = result.expect_err(&format!("case {i} ({op}) must fail")).to_string();
-            assert!(message.starts_with(op), "case {i}: `{message}` does not name {op}");
+            let message = result
+                .expect_err(&format!("case {i} ({op}) must fail"))
+                .to_string();
+            assert!(
+                message.starts_with(op),
+                "case {i}: `{message}` does not name {op}"
+            );
         }
         Ok(())
     })
@@ -165,15 +187,24 @@ fn a_full_arena_is_an_error() {
 fn weights_cannot_be_written() {
     let mut builder = StoreBuilder::new(1, false).expect("room");
     let place = Placement::Alloc(Device::cpu().expect("CPU").buffer_type());
-    let id = builder.tensor("w", DType::F32, &[4, 4], place).expect("fits");
+    let id = builder
+        .tensor("w", DType::F32, &[4, 4], place)
+        .expect("fits");
     let store = builder.build().expect("memory");
     let result = Graph::build::<(), GraphError>(16, |g| {
         let w = g.stored(&store, id)?;
         let window = g.view(w, &[4, 2], &[16], 0)?;
-        g.set_rows(window, g.input("r", DType::F32, &[4, 1])?, g.input("i", DType::I32, &[1])?)?;
+        g.set_rows(
+            window,
+            g.input("r", DType::F32, &[4, 1])?,
+            g.input("i", DType::I32, &[1])?,
+        )?;
         Ok(())
     });
-    assert!(matches!(result, Err(GraphError::ReadOnly { op: "set_rows", .. })), "{result:?}");
+    assert!(
+        matches!(result, Err(GraphError::ReadOnly { op: "set_rows", .. })),
+        "{result:?}"
+    );
 }
 
 #[test]
@@ -188,14 +219,29 @@ fn stale_and_foreign_graphs_are_refused() {
     };
     let ((mut first, (x, _)), (mut second, (_, other))) = (build(), build());
     let mut sched = scheduler();
-    assert!(matches!(sched.set(&first, x, &[1f32; 4]), Err(GgmlError::NotAllocated)));
+    assert!(matches!(
+        sched.set(&first, x, &[1f32; 4]),
+        Err(GgmlError::NotAllocated)
+    ));
     sched.allocate(&mut first).expect("memory");
     sched.set(&first, x, &[1f32; 4]).expect("fits");
-    assert!(matches!(sched.set(&first, x, &[1f32; 5]), Err(GgmlError::Range { .. })));
-    assert!(matches!(sched.set(&first, other, &[1f32; 4]), Err(GgmlError::ForeignHandle)));
+    assert!(matches!(
+        sched.set(&first, x, &[1f32; 5]),
+        Err(GgmlError::Range { .. })
+    ));
+    assert!(matches!(
+        sched.set(&first, other, &[1f32; 4]),
+        Err(GgmlError::ForeignHandle)
+    ));
     sched.allocate(&mut second).expect("memory");
-    assert!(matches!(sched.compute(&first), Err(GgmlError::NotAllocated)));
-    assert!(matches!(scheduler().compute(&second), Err(GgmlError::NotAllocated)));
+    assert!(matches!(
+        sched.compute(&first),
+        Err(GgmlError::NotAllocated)
+    ));
+    assert!(matches!(
+        scheduler().compute(&second),
+        Err(GgmlError::NotAllocated)
+    ));
 }
 
 #[test]
@@ -204,10 +250,19 @@ fn every_quantised_type_round_trips_within_its_error() {
     const WORST: f32 = 0.6;
     let values = ramp(512);
     let importance = vec![1.0; 256];
-    for ty in DType::ALL.iter().copied().filter(|t| t.is_quantized() && usable_as_matrix(*t)) {
+    for ty in DType::ALL
+        .iter()
+        .copied()
+        .filter(|t| t.is_quantized() && usable_as_matrix(*t))
+    {
         let mut bytes = Vec::new();
-        quantize(ty, &values, 256, Some(&importance), &mut bytes).unwrap_or_else(|e| panic!("{ty}: {e}"));
-        assert_eq!(bytes.len() as u64, 2 * ty.row_bytes(256).expect("whole blocks"), "{ty}");
+        quantize(ty, &values, 256, Some(&importance), &mut bytes)
+            .unwrap_or_else(|e| panic!("{ty}: {e}"));
+        assert_eq!(
+            bytes.len() as u64,
+            2 * ty.row_bytes(256).expect("whole blocks"),
+            "{ty}"
+        );
         let mut back = Vec::new();
         dequantize(ty, &bytes, 256, &mut back).unwrap_or_else(|e| panic!("{ty}: {e}"));
         let (mut error, mut power) = (0.0, 0.0);
@@ -215,10 +270,17 @@ fn every_quantised_type_round_trips_within_its_error() {
             error += (a - b).powi(2);
             power += a.powi(2);
         }
-        assert!((error / power).sqrt() < WORST, "{ty}: {}", (error / power).sqrt());
+        assert!(
+            (error / power).sqrt() < WORST,
+            "{ty}: {}",
+            (error / power).sqrt()
+        );
     }
     assert!(quantize(DType::I32, &values, 256, None, &mut Vec::new()).is_err());
-    assert!(quantize(DType::IQ2_XXS, &values, 256, None, &mut Vec::new()).is_err(), "needs importances");
+    assert!(
+        quantize(DType::IQ2_XXS, &values, 256, None, &mut Vec::new()).is_err(),
+        "needs importances"
+    );
     assert!(dequantize(DType::Q4_K, &[0; 10], 256, &mut Vec::new()).is_err());
     assert!(quantize(DType::Q8_0, &values[..33], 33, None, &mut Vec::new()).is_err());
 }

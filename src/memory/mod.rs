@@ -118,7 +118,9 @@ pub enum MemoryError {
         seq: u32,
     },
     /// A recurrent state cannot be rewound that far.
-    #[error("the recurrent state of sequence {seq} cannot go back to token {to}: it holds tokens {oldest} to {newest}")]
+    #[error(
+        "the recurrent state of sequence {seq} cannot go back to token {to}: it holds tokens {oldest} to {newest}"
+    )]
     CannotRewind {
         /// The slot.
         seq: u32,
@@ -138,7 +140,9 @@ pub enum MemoryError {
         expected: usize,
     },
     /// A cache type whose blocks do not divide the rows.
-    #[error("cache type {ty} packs {block} values per block, which does not divide rows of {width}")]
+    #[error(
+        "cache type {ty} packs {block} values per block, which does not divide rows of {width}"
+    )]
     RowType {
         /// The type asked for.
         ty: DType,
@@ -211,25 +215,36 @@ impl Memory {
         let mut builder = StoreBuilder::new(count.max(1), true).map_err(GgmlError::from)?;
         let n_rows = u64::from(config.n_ctx_seq) * u64::from(config.n_seq);
         let n_planes = 1 + u64::from(config.n_seq) * u64::from(config.n_snapshots);
-        let (mut rows, mut planes, mut constants) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut rows, mut planes, mut constants) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for row in &spec.rows {
             let block = config.row_type.block_size();
             if !row.width.is_multiple_of(block) {
-                return Err(MemoryError::RowType { ty: config.row_type, block, width: row.width });
+                return Err(MemoryError::RowType {
+                    ty: config.row_type,
+                    block,
+                    width: row.width,
+                });
             }
             let place = Placement::Alloc(row.device.buffer_type());
-            let id = builder.tensor(&row.name, config.row_type, &[row.width, n_rows], place).map_err(GgmlError::from)?;
+            let id = builder
+                .tensor(&row.name, config.row_type, &[row.width, n_rows], place)
+                .map_err(GgmlError::from)?;
             rows.insert(row.name.clone(), (id, row.width));
         }
         for plane in &spec.planes {
             let place = Placement::Alloc(plane.device.buffer_type());
-            let id = builder.tensor(&plane.name, DType::F32, &[plane.width, n_planes], place).map_err(GgmlError::from)?;
+            let id = builder
+                .tensor(&plane.name, DType::F32, &[plane.width, n_planes], place)
+                .map_err(GgmlError::from)?;
             planes.insert(plane.name.clone(), (id, plane.width));
         }
         for constant in &spec.constants {
             let place = Placement::Alloc(constant.device.buffer_type());
             let n = constant.per_token * u64::from(config.n_ubatch);
-            let id = builder.tensor(&constant.name, DType::F32, &[n], place).map_err(GgmlError::from)?;
+            let id = builder
+                .tensor(&constant.name, DType::F32, &[n], place)
+                .map_err(GgmlError::from)?;
             constants.insert(constant.name.clone(), (id, constant.value));
         }
         let store = builder.build()?;
@@ -250,8 +265,12 @@ impl Memory {
     pub fn bytes_needed(spec: &MemorySpec, config: &MemoryConfig) -> Option<u64> {
         let n_rows = u64::from(config.n_ctx_seq).checked_mul(u64::from(config.n_seq))?;
         let n_planes = 1 + u64::from(config.n_seq) * u64::from(config.n_snapshots);
-        let rows = spec.rows.iter().try_fold(0u64, |sum, r| sum.checked_add(config.row_type.row_bytes(r.width)?.checked_mul(n_rows)?))?;
-        spec.planes.iter().try_fold(rows, |sum, p| sum.checked_add(p.width.checked_mul(4 * n_planes)?))
+        let rows = spec.rows.iter().try_fold(0u64, |sum, r| {
+            sum.checked_add(config.row_type.row_bytes(r.width)?.checked_mul(n_rows)?)
+        })?;
+        spec.planes.iter().try_fold(rows, |sum, p| {
+            sum.checked_add(p.width.checked_mul(4 * n_planes)?)
+        })
     }
 
     /// The sizes this memory was made with.
@@ -315,7 +334,12 @@ impl Memory {
             s.older -= back;
             s.n_past = to;
         } else {
-            return Err(MemoryError::CannotRewind { seq: seq.0, to, oldest: s.n_past - s.older, newest: s.n_past });
+            return Err(MemoryError::CannotRewind {
+                seq: seq.0,
+                to,
+                oldest: s.n_past - s.older,
+                newest: s.n_past,
+            });
         }
         Ok(())
     }
@@ -331,8 +355,10 @@ impl Memory {
         for &(id, width) in self.rows.values() {
             let row = self.config.row_type.row_bytes(width).unwrap_or(0) as usize;
             let mut bytes = vec![0u8; row * source.n_past as usize];
-            self.store.read(id, (u64::from(from.0) * n_ctx) as usize * row, &mut bytes)?;
-            self.store.write(id, (u64::from(to.0) * n_ctx) as usize * row, &bytes)?;
+            self.store
+                .read(id, (u64::from(from.0) * n_ctx) as usize * row, &mut bytes)?;
+            self.store
+                .write(id, (u64::from(to.0) * n_ctx) as usize * row, &bytes)?;
         }
         let plane = if source.plane.is_some() {
             let state = self.read_planes(self.plane_index(from, &source))?;
@@ -341,14 +367,21 @@ impl Memory {
         } else {
             None
         };
-        *self.sequence_mut(to)? = Sequence { n_past: source.n_past, plane, older: 0 };
+        *self.sequence_mut(to)? = Sequence {
+            n_past: source.n_past,
+            plane,
+            older: 0,
+        };
         Ok(())
     }
 
     /// Copies the recurrent state out of the device. Attention rows need no copy: they are truncated.
     pub fn checkpoint(&self, seq: SeqId) -> Result<Checkpoint, MemoryError> {
         let s = self.sequence(seq)?;
-        Ok(Checkpoint { n_past: s.n_past, state: self.read_planes(self.plane_index(seq, s))? })
+        Ok(Checkpoint {
+            n_past: s.n_past,
+            state: self.read_planes(self.plane_index(seq, s))?,
+        })
     }
 
     /// Puts a sequence back to a checkpoint taken from it. The rows up to that length must still be its own:
@@ -356,10 +389,19 @@ impl Memory {
     pub fn restore(&mut self, seq: SeqId, checkpoint: &Checkpoint) -> Result<(), MemoryError> {
         let n_past = self.sequence(seq)?.n_past;
         if checkpoint.n_past > n_past {
-            return Err(MemoryError::CannotRewind { seq: seq.0, to: checkpoint.n_past, oldest: n_past, newest: n_past });
+            return Err(MemoryError::CannotRewind {
+                seq: seq.0,
+                to: checkpoint.n_past,
+                oldest: n_past,
+                newest: n_past,
+            });
         }
         self.write_planes(self.own_plane(seq, 0), &checkpoint.state)?;
-        *self.sequence_mut(seq)? = Sequence { n_past: checkpoint.n_past, plane: Some(0), older: 0 };
+        *self.sequence_mut(seq)? = Sequence {
+            n_past: checkpoint.n_past,
+            plane: Some(0),
+            older: 0,
+        };
         Ok(())
     }
 
@@ -380,7 +422,10 @@ impl Memory {
     /// Overwrites every plane but the zero plane with one byte value: tests look for reads of unwritten state with it.
     pub fn poison(&self, value: u8) -> Result<(), MemoryError> {
         for (id, width) in self.planes.values() {
-            let (plane, all) = (*width as usize * 4, self.store.bytes_of(*id).map_err(GgmlError::from)?);
+            let (plane, all) = (
+                *width as usize * 4,
+                self.store.bytes_of(*id).map_err(GgmlError::from)?,
+            );
             self.store.write(*id, plane, &vec![value; all - plane])?;
         }
         Ok(())
@@ -389,18 +434,26 @@ impl Memory {
     fn write_constants(&self) -> Result<(), MemoryError> {
         for (id, value) in self.constants.values() {
             let n = self.store.bytes_of(*id).map_err(GgmlError::from)? / 4;
-            self.store.write(*id, 0, bytemuck::cast_slice(&vec![*value; n]))?;
+            self.store
+                .write(*id, 0, bytemuck::cast_slice(&vec![*value; n]))?;
         }
         Ok(())
     }
 
     fn sequence(&self, seq: SeqId) -> Result<&Sequence, MemoryError> {
-        self.sequences.get(seq.0 as usize).ok_or(MemoryError::NoSuchSequence { seq: seq.0, n_seq: self.config.n_seq })
+        self.sequences
+            .get(seq.0 as usize)
+            .ok_or(MemoryError::NoSuchSequence {
+                seq: seq.0,
+                n_seq: self.config.n_seq,
+            })
     }
 
     fn sequence_mut(&mut self, seq: SeqId) -> Result<&mut Sequence, MemoryError> {
         let n_seq = self.config.n_seq;
-        self.sequences.get_mut(seq.0 as usize).ok_or(MemoryError::NoSuchSequence { seq: seq.0, n_seq })
+        self.sequences
+            .get_mut(seq.0 as usize)
+            .ok_or(MemoryError::NoSuchSequence { seq: seq.0, n_seq })
     }
 
     /// Index in the pool of a slot's own plane `j`.
@@ -419,7 +472,8 @@ impl Memory {
             let (id, width) = self.planes[name];
             let (start, bytes) = (out.len(), width as usize * 4);
             out.resize(start + bytes, 0);
-            self.store.read(id, plane as usize * bytes, &mut out[start..])?;
+            self.store
+                .read(id, plane as usize * bytes, &mut out[start..])?;
         }
         Ok(out)
     }
@@ -427,7 +481,10 @@ impl Memory {
     fn write_planes(&self, plane: u32, state: &[u8]) -> Result<(), MemoryError> {
         let expected = self.planes.values().map(|p| p.1 as usize * 4).sum();
         if state.len() != expected {
-            return Err(MemoryError::ForeignCheckpoint { found: state.len(), expected });
+            return Err(MemoryError::ForeignCheckpoint {
+                found: state.len(),
+                expected,
+            });
         }
         let mut rest = state;
         for name in &self.plane_order {

@@ -94,7 +94,12 @@ pub struct Plan {
 
 impl Plan {
     /// Plans a step over `work`. Nothing changes until [`Memory::commit`].
-    pub fn new(memory: &Memory, work: &[Work<'_>], kind: StepKind, n_vocab: u32) -> Result<Self, MemoryError> {
+    pub fn new(
+        memory: &Memory,
+        work: &[Work<'_>],
+        kind: StepKind,
+        n_vocab: u32,
+    ) -> Result<Self, MemoryError> {
         check(memory, work, n_vocab)?;
         let mut order: Vec<usize> = (0..work.len()).collect();
         order.sort_by_key(|&i| (work[i].tokens.len(), work[i].seq));
@@ -113,15 +118,35 @@ impl Plan {
                 plan.push(memory, index, &work[index])?;
             }
             let seqs: Vec<SeqId> = same.iter().map(|&i| work[i].seq).collect();
-            plan.groups.push(Group::new(memory, first_token, work[same[0]].tokens.len() as u32, seqs)?);
+            plan.groups.push(Group::new(
+                memory,
+                first_token,
+                work[same[0]].tokens.len() as u32,
+                seqs,
+            )?);
         }
         Ok(plan)
     }
 
     /// The part of the plan that decides the graph.
     pub fn topology(&self) -> Topology {
-        let groups = self.groups.iter().map(|g| (g.seqs.len() as u32, g.n_tokens, g.n_snapshots, g.runs.clone())).collect();
-        Topology { groups, n_outputs: self.outputs.len() as u32, kind: self.kind }
+        let groups = self
+            .groups
+            .iter()
+            .map(|g| {
+                (
+                    g.seqs.len() as u32,
+                    g.n_tokens,
+                    g.n_snapshots,
+                    g.runs.clone(),
+                )
+            })
+            .collect();
+        Topology {
+            groups,
+            n_outputs: self.outputs.len() as u32,
+            kind: self.kind,
+        }
     }
 
     /// Number of tokens.
@@ -140,10 +165,17 @@ impl Plan {
             for t in 0..group.n_tokens {
                 let token = group.first_token + (run.first + s) * group.n_tokens + t;
                 let position = self.positions[token as usize] as u32;
-                let from = if position < first_row { position } else { first_row };
+                let from = if position < first_row {
+                    position
+                } else {
+                    first_row
+                };
                 let end = out.len() + run.n_kv as usize;
                 out.extend(std::iter::repeat_n(f16::NEG_INFINITY, from as usize));
-                out.extend(std::iter::repeat_n(f16::ZERO, (position + 1 - from) as usize));
+                out.extend(std::iter::repeat_n(
+                    f16::ZERO,
+                    (position + 1 - from) as usize,
+                ));
                 out.resize(end, f16::NEG_INFINITY);
             }
         }
@@ -191,7 +223,11 @@ impl Plan {
             self.positions.push(position as i32);
             self.kv_rows.push(row + i64::from(position));
         }
-        for &output in work.outputs.iter().filter(|&&o| (o as usize) < work.tokens.len()) {
+        for &output in work
+            .outputs
+            .iter()
+            .filter(|&&o| (o as usize) < work.tokens.len())
+        {
             self.outputs.push((first + output) as i32);
             self.output_owner.push((index, output));
         }
@@ -200,14 +236,21 @@ impl Plan {
 }
 
 impl Group {
-    fn new(memory: &Memory, first_token: u32, n_tokens: u32, seqs: Vec<SeqId>) -> Result<Self, MemoryError> {
+    fn new(
+        memory: &Memory,
+        first_token: u32,
+        n_tokens: u32,
+        seqs: Vec<SeqId>,
+    ) -> Result<Self, MemoryError> {
         let config = memory.config();
         let n_snapshots = config.n_snapshots.min(n_tokens);
         let mut plane_in = Vec::with_capacity(seqs.len());
         for &seq in &seqs {
             plane_in.push(memory.plane_index(seq, memory.sequence(seq)?) as i32);
         }
-        let plane_out = (0..n_snapshots).flat_map(|k| seqs.iter().map(move |&s| i64::from(memory.own_plane(s, k)))).collect();
+        let plane_out = (0..n_snapshots)
+            .flat_map(|k| seqs.iter().map(move |&s| i64::from(memory.own_plane(s, k))))
+            .collect();
         let mut runs: Vec<Run> = Vec::new();
         for (i, &seq) in seqs.iter().enumerate() {
             let n_kv = kv_bucket(memory.n_past(seq)? + n_tokens, config.n_ctx_seq);
@@ -216,10 +259,23 @@ impl Group {
                     run.n_seqs += 1;
                     run.n_kv = run.n_kv.max(n_kv);
                 }
-                _ => runs.push(Run { first: i as u32, first_slot: seq.0, n_seqs: 1, n_kv }),
+                _ => runs.push(Run {
+                    first: i as u32,
+                    first_slot: seq.0,
+                    n_seqs: 1,
+                    n_kv,
+                }),
             }
         }
-        Ok(Self { first_token, n_tokens, n_snapshots, seqs, plane_in, plane_out, runs })
+        Ok(Self {
+            first_token,
+            n_tokens,
+            n_snapshots,
+            seqs,
+            plane_in,
+            plane_out,
+            runs,
+        })
     }
 }
 
@@ -227,7 +283,10 @@ fn check(memory: &Memory, work: &[Work<'_>], n_vocab: u32) -> Result<(), MemoryE
     let config = memory.config();
     let total: usize = work.iter().map(|w| w.tokens.len()).sum();
     if total > config.n_ubatch as usize || work.iter().any(|w| w.tokens.is_empty()) {
-        return Err(MemoryError::StepTooLarge { n_tokens: total, n_ubatch: config.n_ubatch });
+        return Err(MemoryError::StepTooLarge {
+            n_tokens: total,
+            n_ubatch: config.n_ubatch,
+        });
     }
     let mut seen = HashSet::new();
     for w in work {
@@ -236,7 +295,11 @@ fn check(memory: &Memory, work: &[Work<'_>], n_vocab: u32) -> Result<(), MemoryE
             return Err(MemoryError::DuplicateSequence { seq: w.seq.0 });
         }
         if w.tokens.len() as u64 + u64::from(n_past) > u64::from(config.n_ctx_seq) {
-            return Err(MemoryError::ContextFull { n_past, n_new: w.tokens.len() as u32, n_ctx: config.n_ctx_seq });
+            return Err(MemoryError::ContextFull {
+                n_past,
+                n_new: w.tokens.len() as u32,
+                n_ctx: config.n_ctx_seq,
+            });
         }
         if let Some(&token) = w.tokens.iter().find(|&&t| t >= n_vocab) {
             return Err(MemoryError::BadToken { token, n_vocab });
@@ -247,6 +310,10 @@ fn check(memory: &Memory, work: &[Work<'_>], n_vocab: u32) -> Result<(), MemoryE
 
 /// Rounds a row count up, in small steps while it is small.
 fn kv_bucket(n: u32, n_ctx: u32) -> u32 {
-    let step = if n <= 512 { KV_STEP_SMALL } else { KV_STEP_LARGE };
+    let step = if n <= 512 {
+        KV_STEP_SMALL
+    } else {
+        KV_STEP_LARGE
+    };
     n.next_multiple_of(step).min(n_ctx)
 }

@@ -8,17 +8,46 @@ use crate::ggml::Device;
 fn memory(n_seq: u32, n_ctx_seq: u32, n_snapshots: u32) -> Memory {
     let device = Device::cpu().expect("every build has a CPU");
     let spec = MemorySpec {
-        rows: vec![RowSpec { name: "rows".into(), width: 4, device }],
-        planes: vec![PlaneSpec { name: "state".into(), width: 2, device }],
-        constants: vec![ConstantSpec { name: "one".into(), value: 1.0, per_token: 1, device }],
+        rows: vec![RowSpec {
+            name: "rows".into(),
+            width: 4,
+            device,
+        }],
+        planes: vec![PlaneSpec {
+            name: "state".into(),
+            width: 2,
+            device,
+        }],
+        constants: vec![ConstantSpec {
+            name: "one".into(),
+            value: 1.0,
+            per_token: 1,
+            device,
+        }],
     };
-    Memory::new(&spec, MemoryConfig { n_seq, n_ctx_seq, n_snapshots, n_ubatch: 64, row_type: DType::F32 }).expect("memory")
+    Memory::new(
+        &spec,
+        MemoryConfig {
+            n_seq,
+            n_ctx_seq,
+            n_snapshots,
+            n_ubatch: 64,
+            row_type: DType::F32,
+        },
+    )
+    .expect("memory")
 }
 
 fn plan(m: &Memory, work: &[(u32, usize)]) -> Result<Plan, MemoryError> {
     let tokens = vec![1u32; 64];
-    let work: Vec<Work<'_>> =
-        work.iter().map(|&(seq, n)| Work { seq: SeqId(seq), tokens: &tokens[..n], outputs: vec![n as u32 - 1] }).collect();
+    let work: Vec<Work<'_>> = work
+        .iter()
+        .map(|&(seq, n)| Work {
+            seq: SeqId(seq),
+            tokens: &tokens[..n],
+            outputs: vec![n as u32 - 1],
+        })
+        .collect();
     Plan::new(m, &work, StepKind::default(), 10)
 }
 
@@ -30,18 +59,34 @@ fn advance(m: &mut Memory, seq: u32, n: usize) {
 #[test]
 fn planes_follow_snapshots_and_roll_back_without_a_copy() {
     let mut m = memory(2, 64, 3);
-    assert_eq!(plan(&m, &[(1, 1)]).expect("fits").groups[0].plane_in, [0], "a fresh sequence reads the zero plane");
+    assert_eq!(
+        plan(&m, &[(1, 1)]).expect("fits").groups[0].plane_in,
+        [0],
+        "a fresh sequence reads the zero plane"
+    );
     advance(&mut m, 1, 5);
     let p = plan(&m, &[(1, 2)]).expect("fits");
     assert_eq!(p.groups[0].plane_in, [4], "newest plane of slot 1");
-    assert_eq!(p.groups[0].plane_out, [4, 5], "newest first, as many as tokens");
+    assert_eq!(
+        p.groups[0].plane_out,
+        [4, 5],
+        "newest first, as many as tokens"
+    );
     m.truncate(SeqId(1), 3).expect("two tokens back are kept");
     assert_eq!(plan(&m, &[(1, 1)]).expect("fits").groups[0].plane_in, [6]);
-    assert!(matches!(m.truncate(SeqId(1), 2), Err(MemoryError::CannotRewind { oldest: 3, newest: 3, .. })));
+    assert!(matches!(
+        m.truncate(SeqId(1), 2),
+        Err(MemoryError::CannotRewind {
+            oldest: 3,
+            newest: 3,
+            ..
+        })
+    ));
     // After one more token only that token's state is kept.
     advance(&mut m, 1, 1);
     assert!(m.truncate(SeqId(1), 3).is_err());
-    m.truncate(SeqId(1), 0).expect("the beginning is always there");
+    m.truncate(SeqId(1), 0)
+        .expect("the beginning is always there");
     assert_eq!(m.n_past(SeqId(1)).expect("exists"), 0);
 }
 
@@ -51,8 +96,16 @@ fn steps_group_by_length_and_join_neighbours() {
     advance(&mut m, 3, 60);
     let p = plan(&m, &[(5, 1), (0, 7), (3, 1), (1, 1), (2, 1)]).expect("fits");
     let groups = p.topology().groups;
-    let run = |first, first_slot, n_seqs, n_kv| Run { first, first_slot, n_seqs, n_kv };
-    assert_eq!(groups[0], (4, 1, 1, vec![run(0, 1, 3, 64), run(3, 5, 1, 64)]));
+    let run = |first, first_slot, n_seqs, n_kv| Run {
+        first,
+        first_slot,
+        n_seqs,
+        n_kv,
+    };
+    assert_eq!(
+        groups[0],
+        (4, 1, 1, vec![run(0, 1, 3, 64), run(3, 5, 1, 64)])
+    );
     assert_eq!(groups[1], (1, 7, 1, vec![run(0, 0, 1, 64)]));
     // Tokens in slot order 1, 2, 3, 5, then the seven of slot 0; sequence 3 continues at its position.
     assert_eq!(p.positions[..5], [0, 0, 60, 0, 0]);
@@ -72,7 +125,9 @@ fn masks_are_causal_and_can_hide_the_first_row() {
         let mut mask = Vec::new();
         p.mask(group, run, first_row, &mut mask);
         assert_eq!(mask.len(), 2 * 64);
-        mask.chunks(64).map(|row| (0..64).filter(|&i| row[i] == f16::ZERO).collect::<Vec<_>>()).collect::<Vec<_>>()
+        mask.chunks(64)
+            .map(|row| (0..64).filter(|&i| row[i] == f16::ZERO).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
     };
     assert_eq!(visible(0), [vec![0, 1, 2], vec![0, 1, 2, 3]]);
     assert_eq!(visible(1), [vec![1, 2], vec![1, 2, 3]]);
@@ -80,7 +135,11 @@ fn masks_are_causal_and_can_hide_the_first_row() {
     let p = plan(&m, &[(0, 2)]).expect("fits");
     let mut mask = Vec::new();
     p.mask(&p.groups[0], &p.groups[0].runs[0], 1, &mut mask);
-    assert_eq!((mask[0], mask[64], mask[65]), (f16::ZERO, f16::NEG_INFINITY, f16::ZERO), "row 0 sees itself: no empty softmax");
+    assert_eq!(
+        (mask[0], mask[64], mask[65]),
+        (f16::ZERO, f16::NEG_INFINITY, f16::ZERO),
+        "row 0 sees itself: no empty softmax"
+    );
 }
 
 #[test]
@@ -88,12 +147,32 @@ fn limits_are_errors_with_their_numbers() {
     let mut m = memory(2, 8, 1);
     advance(&mut m, 0, 6);
     let message = |r: Result<Plan, MemoryError>| r.expect_err("must fail").to_string();
-    assert_eq!(message(plan(&m, &[(0, 3)])), "the context is full: 6 tokens are in it, 3 more do not fit into 8");
-    assert_eq!(message(plan(&m, &[(0, 1), (0, 1)])), "sequence 0 occurs twice in one step");
-    assert_eq!(message(plan(&m, &[(2, 1)])), "sequence 2 does not exist: there are 2 slots");
-    assert_eq!(plan(&m, &[(0, 2)]).expect("fits").groups[0].runs[0].n_kv, 8, "never beyond the slot");
-    let bad = Work { seq: SeqId(0), tokens: &[10], outputs: vec![] };
-    assert_eq!(message(Plan::new(&m, &[bad], StepKind::default(), 10)), "token 10 is outside the vocabulary of 10");
+    assert_eq!(
+        message(plan(&m, &[(0, 3)])),
+        "the context is full: 6 tokens are in it, 3 more do not fit into 8"
+    );
+    assert_eq!(
+        message(plan(&m, &[(0, 1), (0, 1)])),
+        "sequence 0 occurs twice in one step"
+    );
+    assert_eq!(
+        message(plan(&m, &[(2, 1)])),
+        "sequence 2 does not exist: there are 2 slots"
+    );
+    assert_eq!(
+        plan(&m, &[(0, 2)]).expect("fits").groups[0].runs[0].n_kv,
+        8,
+        "never beyond the slot"
+    );
+    let bad = Work {
+        seq: SeqId(0),
+        tokens: &[10],
+        outputs: vec![],
+    };
+    assert_eq!(
+        message(Plan::new(&m, &[bad], StepKind::default(), 10)),
+        "token 10 is outside the vocabulary of 10"
+    );
 }
 
 #[test]
@@ -110,8 +189,20 @@ fn checkpoints_of_another_shape_are_refused() {
     advance(&mut m, 0, 4);
     let mut c = m.checkpoint(SeqId(0)).expect("reads");
     c.state.push(0);
-    assert!(matches!(m.restore(SeqId(0), &c), Err(MemoryError::ForeignCheckpoint { found: 9, expected: 8 })));
+    assert!(matches!(
+        m.restore(SeqId(0), &c),
+        Err(MemoryError::ForeignCheckpoint {
+            found: 9,
+            expected: 8
+        })
+    ));
     c.state.pop();
     c.n_past = 5;
-    assert!(matches!(m.restore(SeqId(0), &c), Err(MemoryError::CannotRewind { .. })), "rows beyond the end are not its own");
+    assert!(
+        matches!(
+            m.restore(SeqId(0), &c),
+            Err(MemoryError::CannotRewind { .. })
+        ),
+        "rows beyond the end are not its own"
+    );
 }

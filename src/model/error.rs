@@ -122,7 +122,11 @@ pub enum TensorProblem {
 }
 
 fn and_more(more: usize) -> String {
-    if more == 0 { String::new() } else { format!(" (and {more} more problems with tensors)") }
+    if more == 0 {
+        String::new()
+    } else {
+        format!(" (and {more} more problems with tensors)")
+    }
 }
 
 impl LoadError {
@@ -132,7 +136,9 @@ impl LoadError {
             Self::Gguf(e) => e.hint(),
             Self::Metadata { source, .. } => source.hint(),
             Self::Architecture { supported, .. } => Some(format!("these run: {supported}")),
-            Self::Tensors { .. } => Some("`oxling inspect FILE` lists the tensors of the file".into()),
+            Self::Tensors { .. } => {
+                Some("`oxling inspect FILE` lists the tensors of the file".into())
+            }
             Self::Tokenizer { source, .. } => source.hint(),
             Self::VocabOnly { .. } => Some("such files serve `oxling tokenize` only".into()),
             Self::Ggml { source, .. } => source.hint(),

@@ -20,7 +20,11 @@ pub struct Keys<'a> {
 impl<'a> Keys<'a> {
     /// Keys of `gguf` under the prefix `arch`.
     pub fn new(gguf: &'a Gguf, arch: &str) -> Self {
-        Self { path: path_of(gguf), arch: arch.to_owned(), metadata: gguf.metadata() }
+        Self {
+            path: path_of(gguf),
+            arch: arch.to_owned(),
+            metadata: gguf.metadata(),
+        }
     }
 
     /// The file, for errors.
@@ -30,7 +34,10 @@ impl<'a> Keys<'a> {
 
     /// A count or extent that must be there: 1 up to a bound no real model exceeds.
     pub fn extent(&self, key: &str) -> Result<u32, LoadError> {
-        let value = self.metadata.require_u32(&self.full(key)).map_err(|e| self.metadata_error(e))?;
+        let value = self
+            .metadata
+            .require_u32(&self.full(key))
+            .map_err(|e| self.metadata_error(e))?;
         self.bounded(key, value, 1, MAX_EXTENT)
     }
 
@@ -41,7 +48,11 @@ impl<'a> Keys<'a> {
 
     /// A count or extent that may be absent. Zero counts as absent, as writers use it for "none".
     pub fn extent_opt(&self, key: &str) -> Result<Option<u32>, LoadError> {
-        match self.metadata.u32(&self.full(key)).map_err(|e| self.metadata_error(e))? {
+        match self
+            .metadata
+            .u32(&self.full(key))
+            .map_err(|e| self.metadata_error(e))?
+        {
             None | Some(0) => Ok(None),
             Some(value) => self.bounded(key, value, 1, MAX_EXTENT).map(Some),
         }
@@ -49,36 +60,56 @@ impl<'a> Keys<'a> {
 
     /// A number of layers that must be there.
     pub fn layers(&self, key: &str) -> Result<u32, LoadError> {
-        let value = self.metadata.require_u32(&self.full(key)).map_err(|e| self.metadata_error(e))?;
+        let value = self
+            .metadata
+            .require_u32(&self.full(key))
+            .map_err(|e| self.metadata_error(e))?;
         self.bounded(key, value, 1, MAX_LAYERS)
     }
 
     /// A number of layers, zero allowed.
     pub fn layers_or(&self, key: &str, default: u32) -> Result<u32, LoadError> {
-        let value = self.metadata.u32(&self.full(key)).map_err(|e| self.metadata_error(e))?.unwrap_or(default);
+        let value = self
+            .metadata
+            .u32(&self.full(key))
+            .map_err(|e| self.metadata_error(e))?
+            .unwrap_or(default);
         self.bounded(key, value, 0, MAX_LAYERS)
     }
 
     /// A finite float that must be there.
     pub fn f32(&self, key: &str) -> Result<f32, LoadError> {
-        let value = self.metadata.require_f32(&self.full(key)).map_err(|e| self.metadata_error(e))?;
+        let value = self
+            .metadata
+            .require_f32(&self.full(key))
+            .map_err(|e| self.metadata_error(e))?;
         self.finite(key, value)
     }
 
     /// A finite float with a default.
     pub fn f32_or(&self, key: &str, default: f32) -> Result<f32, LoadError> {
-        let value = self.metadata.f32(&self.full(key)).map_err(|e| self.metadata_error(e))?.unwrap_or(default);
+        let value = self
+            .metadata
+            .f32(&self.full(key))
+            .map_err(|e| self.metadata_error(e))?
+            .unwrap_or(default);
         self.finite(key, value)
     }
 
     /// A flag with a default.
     pub fn bool_or(&self, key: &str, default: bool) -> Result<bool, LoadError> {
-        Ok(self.metadata.bool(&self.full(key)).map_err(|e| self.metadata_error(e))?.unwrap_or(default))
+        Ok(self
+            .metadata
+            .bool(&self.full(key))
+            .map_err(|e| self.metadata_error(e))?
+            .unwrap_or(default))
     }
 
     /// A string that may be absent.
     pub fn str(&self, key: &str) -> Result<Option<&str>, LoadError> {
-        self.metadata.str(&self.full(key)).map_err(|e| self.metadata_error(e))
+        self.metadata
+            .str(&self.full(key))
+            .map_err(|e| self.metadata_error(e))
     }
 
     /// One value per layer; a scalar stands for all of them. `None` if absent.
@@ -87,27 +118,53 @@ impl<'a> Keys<'a> {
         match self.metadata.get(&full) {
             None => Ok(None),
             Some(Value::Array(_)) => {
-                let values = self.metadata.u32_array(&full).map_err(|e| self.metadata_error(e))?.unwrap_or_default();
+                let values = self
+                    .metadata
+                    .u32_array(&full)
+                    .map_err(|e| self.metadata_error(e))?
+                    .unwrap_or_default();
                 if values.len() != n_layer as usize {
-                    return Err(self.value(key, format!("{n_layer} values, one per layer"), format!("{} values", values.len())));
+                    return Err(self.value(
+                        key,
+                        format!("{n_layer} values, one per layer"),
+                        format!("{} values", values.len()),
+                    ));
                 }
                 Ok(Some(values))
             }
             Some(_) => {
-                let value = self.metadata.require_u32(&full).map_err(|e| self.metadata_error(e))?;
+                let value = self
+                    .metadata
+                    .require_u32(&full)
+                    .map_err(|e| self.metadata_error(e))?;
                 Ok(Some(vec![value; n_layer as usize]))
             }
         }
     }
 
     /// Fails with a value error unless `holds`.
-    pub fn check(&self, holds: bool, key: &str, expected: impl Display, found: impl Display) -> Result<(), LoadError> {
-        if holds { Ok(()) } else { Err(self.value(key, expected, found)) }
+    pub fn check(
+        &self,
+        holds: bool,
+        key: &str,
+        expected: impl Display,
+        found: impl Display,
+    ) -> Result<(), LoadError> {
+        if holds {
+            Ok(())
+        } else {
+            Err(self.value(key, expected, found))
+        }
     }
 
     /// The error for a key whose value does not fit.
     pub fn value(&self, key: &str, expected: impl Display, found: impl Display) -> LoadError {
-        LoadError::Value { path: self.path.clone(), key: self.full(key), expected: expected.to_string(), found: found.to_string() }
+        LoadError::Value {
+            path: self.path.clone(),
+            key: self.full(key),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
     }
 
     fn full(&self, key: &str) -> String {
@@ -115,11 +172,19 @@ impl<'a> Keys<'a> {
     }
 
     fn metadata_error(&self, source: crate::gguf::MetadataError) -> LoadError {
-        LoadError::Metadata { path: self.path.clone(), source }
+        LoadError::Metadata {
+            path: self.path.clone(),
+            source,
+        }
     }
 
     fn bounded(&self, key: &str, value: u32, min: u32, max: u32) -> Result<u32, LoadError> {
-        self.check((min..=max).contains(&value), key, format!("{min} to {max}"), value)?;
+        self.check(
+            (min..=max).contains(&value),
+            key,
+            format!("{min} to {max}"),
+            value,
+        )?;
         Ok(value)
     }
 
@@ -131,5 +196,8 @@ impl<'a> Keys<'a> {
 
 /// Path of a file's first shard, for errors.
 pub fn path_of(gguf: &Gguf) -> PathBuf {
-    gguf.shards().first().map(|s| s.path().to_owned()).unwrap_or_default()
+    gguf.shards()
+        .first()
+        .map(|s| s.path().to_owned())
+        .unwrap_or_default()
 }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use super::hparams::path_of;
 use super::{LoadError, LoadOptions, TensorProblem};
-use crate::ggml::{DType, Device, GgmlError, Placement, Store, StoreBuilder, TensorId, dequantize, usable_as_matrix};
+use crate::ggml::{
+    DType, Device, GgmlError, Placement, Store, StoreBuilder, TensorId, dequantize,
+    usable_as_matrix,
+};
 use crate::gguf::{Gguf, TensorInfo};
 
 /// Index of a weight in [`Weights`].
@@ -89,7 +92,11 @@ impl LayerPlacement {
             let share = u64::from(i - first) * gpus.len() as u64 / u64::from(offloaded.max(1));
             gpus.get(share as usize).copied().unwrap_or(cpu)
         };
-        Self { cpu, layers: (0..n_layer).map(device).collect(), output: device(n_layer) }
+        Self {
+            cpu,
+            layers: (0..n_layer).map(device).collect(),
+            output: device(n_layer),
+        }
     }
 
     /// The device of a part.
@@ -133,7 +140,14 @@ impl AsRef<[u8]> for ShardBytes {
 impl<'a> Loader<'a> {
     /// A loader for `gguf` with parts placed by `placement`.
     pub fn new(gguf: &'a Arc<Gguf>, placement: LayerPlacement, options: &'a LoadOptions) -> Self {
-        Self { gguf, placement, options, specs: Vec::new(), used: HashSet::new(), problems: Vec::new() }
+        Self {
+            gguf,
+            placement,
+            options,
+            specs: Vec::new(),
+            used: HashSet::new(),
+            problems: Vec::new(),
+        }
     }
 
     /// The device of a part.
@@ -159,17 +173,28 @@ impl<'a> Loader<'a> {
     /// A tensor of this shape that must be there. Problems are collected and reported together by [`Loader::finish`].
     pub fn tensor(&mut self, part: Part, name: &str, shape: &[u64], role: Role) -> WeightId {
         let Some(info) = self.gguf.tensor(name).cloned() else {
-            self.problems.push(TensorProblem::Missing { name: name.to_owned(), expected: shape.to_vec() });
+            self.problems.push(TensorProblem::Missing {
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+            });
             return WeightId(usize::MAX);
         };
         self.used.insert(name.to_owned());
         let found = info.shape.dims();
         if trimmed(found) != trimmed(shape) {
-            self.problems.push(TensorProblem::Shape { name: name.to_owned(), expected: shape.to_vec(), found: found.to_vec() });
+            self.problems.push(TensorProblem::Shape {
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                found: found.to_vec(),
+            });
         }
         let usable = usable_as_matrix(info.ty) && (role != Role::Vector || !info.ty.is_quantized());
         if !usable {
-            self.problems.push(TensorProblem::Type { name: name.to_owned(), found: info.ty, role: role.name() });
+            self.problems.push(TensorProblem::Type {
+                name: name.to_owned(),
+                found: info.ty,
+                role: role.name(),
+            });
         }
         let device = self.device_of(part, name);
         let spec = match role {
@@ -177,44 +202,88 @@ impl<'a> Loader<'a> {
                 let mut values = Vec::new();
                 let row = info.shape.ne()[0];
                 if let Err(e) = dequantize(info.ty, self.gguf.data(&info), row, &mut values) {
-                    self.problems.push(TensorProblem::Content { name: name.to_owned(), problem: e.to_string() });
+                    self.problems.push(TensorProblem::Content {
+                        name: name.to_owned(),
+                        problem: e.to_string(),
+                    });
                 }
                 let bytes = bytemuck::cast_slice(&values).to_vec();
-                Spec { name: name.to_owned(), ty: DType::F32, shape: shape.to_vec(), device, source: Source::Derived(bytes) }
+                Spec {
+                    name: name.to_owned(),
+                    ty: DType::F32,
+                    shape: shape.to_vec(),
+                    device,
+                    source: Source::Derived(bytes),
+                }
             }
-            _ => Spec { name: name.to_owned(), ty: info.ty, shape: shape.to_vec(), device, source: Source::File(info) },
+            _ => Spec {
+                name: name.to_owned(),
+                ty: info.ty,
+                shape: shape.to_vec(),
+                device,
+                source: Source::File(info),
+            },
         };
         self.push(spec)
     }
 
     /// A tensor that may be absent.
-    pub fn optional(&mut self, part: Part, name: &str, shape: &[u64], role: Role) -> Option<WeightId> {
+    pub fn optional(
+        &mut self,
+        part: Part,
+        name: &str,
+        shape: &[u64],
+        role: Role,
+    ) -> Option<WeightId> {
         self.has(name).then(|| self.tensor(part, name, shape, role))
     }
 
     /// A weight computed from others or from formulas: little-endian bytes of `ty`.
-    pub fn derived(&mut self, part: Part, name: &str, ty: DType, shape: &[u64], bytes: Vec<u8>) -> WeightId {
+    pub fn derived(
+        &mut self,
+        part: Part,
+        name: &str,
+        ty: DType,
+        shape: &[u64],
+        bytes: Vec<u8>,
+    ) -> WeightId {
         let device = self.device_of(part, name);
-        self.push(Spec { name: name.to_owned(), ty, shape: shape.to_vec(), device, source: Source::Derived(bytes) })
+        self.push(Spec {
+            name: name.to_owned(),
+            ty,
+            shape: shape.to_vec(),
+            device,
+            source: Source::Derived(bytes),
+        })
     }
 
     /// Values of a tensor of the file as F32, for derived weights. Its shape is checked like that of any other.
     pub fn values(&mut self, name: &str, shape: &[u64]) -> Option<(DType, Vec<f32>)> {
         let Some(info) = self.gguf.tensor(name).cloned() else {
-            self.problems.push(TensorProblem::Missing { name: name.to_owned(), expected: shape.to_vec() });
+            self.problems.push(TensorProblem::Missing {
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+            });
             return None;
         };
         self.used.insert(name.to_owned());
         let found = info.shape.dims();
         if trimmed(found) != trimmed(shape) {
-            self.problems.push(TensorProblem::Shape { name: name.to_owned(), expected: shape.to_vec(), found: found.to_vec() });
+            self.problems.push(TensorProblem::Shape {
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                found: found.to_vec(),
+            });
             return None;
         }
         let mut values = Vec::new();
         match dequantize(info.ty, self.gguf.data(&info), shape[0], &mut values) {
             Ok(()) => Some((info.ty, values)),
             Err(e) => {
-                self.problems.push(TensorProblem::Content { name: name.to_owned(), problem: e.to_string() });
+                self.problems.push(TensorProblem::Content {
+                    name: name.to_owned(),
+                    problem: e.to_string(),
+                });
                 None
             }
         }
@@ -225,12 +294,22 @@ impl<'a> Loader<'a> {
         let path = path_of(self.gguf);
         if !self.problems.is_empty() {
             let more = self.problems.len() - 1;
-            return Err(LoadError::Tensors { path, first: self.problems.swap_remove(0), more });
+            return Err(LoadError::Tensors {
+                path,
+                first: self.problems.swap_remove(0),
+                more,
+            });
         }
-        for unused in self.gguf.tensors().iter().filter(|t| !self.used.contains(&t.name)) {
+        for unused in self
+            .gguf
+            .tensors()
+            .iter()
+            .filter(|t| !self.used.contains(&t.name))
+        {
             tracing::debug!(tensor = unused.name, "tensor is not used");
         }
-        self.load(progress).map_err(|source| LoadError::Ggml { path, source })
+        self.load(progress)
+            .map_err(|source| LoadError::Ggml { path, source })
     }
 
     fn load(self, progress: &mut dyn FnMut(u64, u64)) -> Result<Weights, GgmlError> {
@@ -240,21 +319,38 @@ impl<'a> Loader<'a> {
         for spec in &self.specs {
             let place = match &spec.source {
                 Source::File(info) if self.options.mmap && spec.device.maps_host_memory() => {
-                    let known = regions.iter().find(|(shard, device, _)| *shard == info.shard && *device == spec.device).map(|r| r.2);
+                    let known = regions
+                        .iter()
+                        .find(|(shard, device, _)| *shard == info.shard && *device == spec.device)
+                        .map(|r| r.2);
                     let region = known.unwrap_or_else(|| {
-                        let region = builder.region(spec.device, Arc::new(ShardBytes(Arc::clone(self.gguf), info.shard)));
+                        let region = builder.region(
+                            spec.device,
+                            Arc::new(ShardBytes(Arc::clone(self.gguf), info.shard)),
+                        );
                         regions.push((info.shard, spec.device, region));
                         region
                     });
                     let offset = info.offset as usize;
-                    if builder.can_map(region, offset) { Placement::Mapped { region, offset } } else { Placement::Alloc(spec.device.buffer_type()) }
+                    if builder.can_map(region, offset) {
+                        Placement::Mapped { region, offset }
+                    } else {
+                        Placement::Alloc(spec.device.buffer_type())
+                    }
                 }
                 _ => Placement::Alloc(spec.device.buffer_type()),
             };
-            ids.push((builder.tensor(&spec.name, spec.ty, &spec.shape, place)?, place));
+            ids.push((
+                builder.tensor(&spec.name, spec.ty, &spec.shape, place)?,
+                place,
+            ));
         }
         let store = builder.build()?;
-        let total = self.specs.iter().map(|s| s.ty.row_bytes(s.shape.iter().product()).unwrap_or(0)).sum();
+        let total = self
+            .specs
+            .iter()
+            .map(|s| s.ty.row_bytes(s.shape.iter().product()).unwrap_or(0))
+            .sum();
         let mut done = 0;
         for (spec, (id, place)) in self.specs.iter().zip(&ids) {
             let bytes = match &spec.source {
@@ -267,7 +363,10 @@ impl<'a> Loader<'a> {
             done += bytes.len() as u64;
             progress(done, total);
         }
-        Ok(Weights { store, ids: ids.into_iter().map(|(id, _)| id).collect() })
+        Ok(Weights {
+            store,
+            ids: ids.into_iter().map(|(id, _)| id).collect(),
+        })
     }
 
     fn push(&mut self, spec: Spec) -> WeightId {
@@ -281,12 +380,18 @@ impl<'a> Loader<'a> {
             Part::Layer(i) => i < self.options.n_cpu_moe && is_expert(name),
             _ => false,
         };
-        if keep { self.placement.cpu } else { self.placement.device(part) }
+        if keep {
+            self.placement.cpu
+        } else {
+            self.placement.device(part)
+        }
     }
 }
 
 fn is_expert(name: &str) -> bool {
-    ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"].iter().any(|e| name.contains(e))
+    ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]
+        .iter()
+        .any(|e| name.contains(e))
 }
 
 /// A shape without trailing ones: `{4096}` and `{4096, 1}` are the same tensor.

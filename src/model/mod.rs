@@ -44,7 +44,13 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { devices: Vec::new(), n_gpu_layers: None, n_cpu_moe: 0, mmap: true, mtp: true }
+        Self {
+            devices: Vec::new(),
+            n_gpu_layers: None,
+            n_cpu_moe: 0,
+            mmap: true,
+            mtp: true,
+        }
     }
 }
 
@@ -72,39 +78,77 @@ struct Inner {
 
 impl Model {
     /// Loads a model. `progress` hears of bytes done and bytes in all.
-    pub fn load(gguf: Arc<Gguf>, options: &LoadOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, LoadError> {
+    pub fn load(
+        gguf: Arc<Gguf>,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, LoadError> {
         let path = path_of(&gguf);
         let architecture = registry::architecture_of(&gguf, &path)?;
         if gguf.tensors().is_empty() {
             return Err(LoadError::VocabOnly { path, n_tensors: 0 });
         }
         let sizes = (architecture.sizes)(&gguf)?;
-        let tokenizer = Tokenizer::from_metadata(gguf.metadata()).map_err(|source| LoadError::Tokenizer { path: path.clone(), source })?;
-        let cpu = Device::cpu().map_err(|source| LoadError::Ggml { path: path.clone(), source })?;
+        let tokenizer =
+            Tokenizer::from_metadata(gguf.metadata()).map_err(|source| LoadError::Tokenizer {
+                path: path.clone(),
+                source,
+            })?;
+        let cpu = Device::cpu().map_err(|source| LoadError::Ggml {
+            path: path.clone(),
+            source,
+        })?;
         let gpus = if options.devices.is_empty() {
-            crate::ggml::devices().into_iter().filter(Device::is_gpu).collect()
+            crate::ggml::devices()
+                .into_iter()
+                .filter(Device::is_gpu)
+                .collect()
         } else {
-            options.devices.iter().copied().filter(Device::is_gpu).collect::<Vec<_>>()
+            options
+                .devices
+                .iter()
+                .copied()
+                .filter(Device::is_gpu)
+                .collect::<Vec<_>>()
         };
         let n_blocks = sizes.n_layer + sizes.n_mtp;
-        let n_gpu_layers = options.n_gpu_layers.unwrap_or_else(|| auto_gpu_layers(&gguf, &gpus, n_blocks));
+        let n_gpu_layers = options
+            .n_gpu_layers
+            .unwrap_or_else(|| auto_gpu_layers(&gguf, &gpus, n_blocks));
         let placement = LayerPlacement::new(cpu, &gpus, n_blocks, n_gpu_layers);
         let mut loader = Loader::new(&gguf, placement, options);
         let mut memory = MemorySpec::default();
         let network = (architecture.load)(&gguf, &mut loader, &mut memory)?;
-        let n_vocab = loader.shape("token_embd.weight").and_then(|s| s.get(1).copied()).unwrap_or(0);
+        let n_vocab = loader
+            .shape("token_embd.weight")
+            .and_then(|s| s.get(1).copied())
+            .unwrap_or(0);
         let weights = loader.finish(progress)?;
         let n_vocab = u32::try_from(n_vocab).unwrap_or(u32::MAX);
         check_vocabulary(&path, &tokenizer, n_vocab)?;
         let mut devices = if n_gpu_layers > 0 { gpus } else { Vec::new() };
         devices.push(cpu);
         Ok(Self {
-            inner: Arc::new(Inner { gguf, architecture, sizes, n_vocab, network, weights, memory, tokenizer: Arc::new(tokenizer), devices }),
+            inner: Arc::new(Inner {
+                gguf,
+                architecture,
+                sizes,
+                n_vocab,
+                network,
+                weights,
+                memory,
+                tokenizer: Arc::new(tokenizer),
+                devices,
+            }),
         })
     }
 
     /// Opens a file and loads it.
-    pub fn open(path: &Path, options: &LoadOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, LoadError> {
+    pub fn open(
+        path: &Path,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, LoadError> {
         Self::load(Arc::new(Gguf::open(path)?), options, progress)
     }
 
@@ -156,13 +200,29 @@ impl Model {
     /// `general.name`, or the file's name.
     pub fn name(&self) -> String {
         let path = path_of(&self.inner.gguf);
-        let name = self.inner.gguf.metadata().str("general.name").ok().flatten().map(str::to_owned);
-        name.unwrap_or_else(|| path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default())
+        let name = self
+            .inner
+            .gguf
+            .metadata()
+            .str("general.name")
+            .ok()
+            .flatten()
+            .map(str::to_owned);
+        name.unwrap_or_else(|| {
+            path.file_stem()
+                .map(|s| s.to_string_lossy().into_owned())
+                .unwrap_or_default()
+        })
     }
 
     /// Number of weights in the file.
     pub fn n_params(&self) -> u64 {
-        self.inner.gguf.tensors().iter().map(|t| t.shape.elements()).sum()
+        self.inner
+            .gguf
+            .tensors()
+            .iter()
+            .map(|t| t.shape.elements())
+            .sum()
     }
 
     /// Bytes of all tensors in the file.
@@ -173,7 +233,12 @@ impl Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Model({}, {})", self.inner.architecture.name, self.name())
+        write!(
+            f,
+            "Model({}, {})",
+            self.inner.architecture.name,
+            self.name()
+        )
     }
 }
 
@@ -192,10 +257,17 @@ fn check_vocabulary(path: &Path, tokenizer: &Tokenizer, n_vocab: u32) -> Result<
 /// As many parts as fit into the GPUs' free memory, counted by the blocks' tensors: what [`Model::load`] chooses when
 /// [`LoadOptions::n_gpu_layers`] does not say.
 pub fn auto_gpu_layers(gguf: &Gguf, gpus: &[Device], n_blocks: u32) -> u32 {
-    let mut budget = gpus.iter().map(|d| d.memory().0 as f64 * AUTO_OFFLOAD_SHARE).sum::<f64>();
+    let mut budget = gpus
+        .iter()
+        .map(|d| d.memory().0 as f64 * AUTO_OFFLOAD_SHARE)
+        .sum::<f64>();
     let mut parts = vec![0u64; n_blocks as usize + 1];
     for tensor in gguf.tensors() {
-        let block = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse::<usize>().ok());
+        let block = tensor
+            .name
+            .strip_prefix("blk.")
+            .and_then(|rest| rest.split('.').next())
+            .and_then(|n| n.parse::<usize>().ok());
         match block {
             Some(i) if i < n_blocks as usize => parts[i] += tensor.bytes,
             None if tensor.name.starts_with("output") => parts[n_blocks as usize] += tensor.bytes,

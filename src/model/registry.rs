@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use super::LoadError;
 use super::arch::bailing_hybrid;
 use super::loader::Loader;
 use super::step::Step;
-use super::LoadError;
 use crate::ggml::{GraphError, Tensor};
 use crate::gguf::Gguf;
 use crate::memory::MemorySpec;
@@ -20,8 +20,14 @@ const KNOWN_OTHERS: &[(&str, &str)] = &[
         "a Ling-2.5/2.6 file of another converter (slopes baked in by an outdated formula, fused kv_b, other names); \
          convert the model to `bailing_hybrid` instead",
     ),
-    ("bailingmoe3", "Ling 3.0 (KDA layers with short convolutions), another family than Ling 2.6"),
-    ("bailing_hybrid_mtp", "a name one fork uses inside its process; files carry `bailing_hybrid`"),
+    (
+        "bailingmoe3",
+        "Ling 3.0 (KDA layers with short convolutions), another family than Ling 2.6",
+    ),
+    (
+        "bailing_hybrid_mtp",
+        "a name one fork uses inside its process; files carry `bailing_hybrid`",
+    ),
 ];
 
 /// One architecture.
@@ -33,8 +39,12 @@ pub struct Architecture {
     /// Reads the main sizes and checks every hyper-parameter.
     pub sizes: fn(&Gguf) -> Result<Sizes, LoadError>,
     /// Names every tensor and memory the network needs.
-    pub load: fn(&Gguf, &mut Loader<'_>, &mut MemorySpec) -> Result<Box<dyn Network>, LoadError>,
+    pub load: LoadFn,
 }
+
+/// Loads a network: reads hyper-parameters, names tensors, asks for memory.
+pub type LoadFn =
+    fn(&Gguf, &mut Loader<'_>, &mut MemorySpec) -> Result<Box<dyn Network>, LoadError>;
 
 /// Main sizes of a model.
 #[derive(Debug, Clone, Copy)]
@@ -71,11 +81,25 @@ pub trait Network: Send + Sync {
 /// Finds the architecture of a file.
 pub fn architecture_of(gguf: &Gguf, path: &Path) -> Result<&'static Architecture, LoadError> {
     let name = gguf.metadata().require_str("general.architecture");
-    let name = name.map_err(|source| LoadError::Metadata { path: path.to_owned(), source })?;
-    ARCHITECTURES.iter().find(|a| a.name == name).ok_or_else(|| LoadError::Architecture {
+    let name = name.map_err(|source| LoadError::Metadata {
         path: path.to_owned(),
-        arch: name.to_owned(),
-        about: KNOWN_OTHERS.iter().find(|(other, _)| *other == name).map(|(_, about)| format!(": {about}")).unwrap_or_default(),
-        supported: ARCHITECTURES.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
-    })
+        source,
+    })?;
+    ARCHITECTURES
+        .iter()
+        .find(|a| a.name == name)
+        .ok_or_else(|| LoadError::Architecture {
+            path: path.to_owned(),
+            arch: name.to_owned(),
+            about: KNOWN_OTHERS
+                .iter()
+                .find(|(other, _)| *other == name)
+                .map(|(_, about)| format!(": {about}"))
+                .unwrap_or_default(),
+            supported: ARCHITECTURES
+                .iter()
+                .map(|a| a.name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
 }

@@ -1,10 +1,11 @@
 //! What an architecture builds its graph with: the step's inputs, weights, memory, and the operations on them.
 
-
 use half::f16;
 
 use super::loader::{WeightId, Weights};
-use crate::ggml::{Builder, DType, Graph, GraphError, GgmlError, Scheduler, Slot, Tensor, TensorId};
+use crate::ggml::{
+    Builder, DType, GgmlError, Graph, GraphError, Scheduler, Slot, Tensor, TensorId,
+};
 use crate::memory::{Group, Memory, Plan};
 
 /// How attention is computed.
@@ -57,7 +58,12 @@ struct GroupSlots {
 
 impl StepInputs {
     /// Uploads the index inputs of a plan with the same topology as the graph's.
-    pub fn upload(&self, sched: &mut Scheduler, graph: &Graph, plan: &Plan) -> std::result::Result<(), GgmlError> {
+    pub fn upload(
+        &self,
+        sched: &mut Scheduler,
+        graph: &Graph,
+        plan: &Plan,
+    ) -> std::result::Result<(), GgmlError> {
         sched.set(graph, self.tokens, &plan.tokens)?;
         sched.set(graph, self.positions, &plan.positions)?;
         sched.set(graph, self.kv_rows, &plan.kv_rows)?;
@@ -71,11 +77,19 @@ impl StepInputs {
             sched.set(graph, slot, &plan.snapshot_tokens())?;
         }
         if let Some(slot) = self.all_planes_in {
-            let all: Vec<i32> = plan.groups.iter().flat_map(|g| g.plane_in.iter().copied()).collect();
+            let all: Vec<i32> = plan
+                .groups
+                .iter()
+                .flat_map(|g| g.plane_in.iter().copied())
+                .collect();
             sched.set(graph, slot, &all)?;
         }
         if let Some(slot) = self.all_planes_out {
-            let all: Vec<i64> = plan.groups.iter().flat_map(|g| g.plane_out.iter().copied()).collect();
+            let all: Vec<i64> = plan
+                .groups
+                .iter()
+                .flat_map(|g| g.plane_out.iter().copied())
+                .collect();
             sched.set(graph, slot, &all)?;
         }
         let mut mask: Vec<f16> = Vec::new();
@@ -122,7 +136,13 @@ type Result<T> = std::result::Result<T, GraphError>;
 
 impl<'g, 'a> Step<'g, 'a> {
     /// Creates the inputs of a step.
-    pub fn new(g: &'a Builder<'g>, weights: &'a Weights, memory: &'a Memory, plan: &'a Plan, kernel: AttentionKernel) -> Result<(Self, StepInputs)> {
+    pub fn new(
+        g: &'a Builder<'g>,
+        weights: &'a Weights,
+        memory: &'a Memory,
+        plan: &'a Plan,
+        kernel: AttentionKernel,
+    ) -> Result<(Self, StepInputs)> {
         let n = plan.n_tokens() as u64;
         let tokens = g.input("tokens", DType::I32, &[n])?;
         let positions = g.input("positions", DType::I32, &[n])?;
@@ -131,8 +151,16 @@ impl<'g, 'a> Step<'g, 'a> {
             0 => None,
             n_out => Some(g.input("outputs", DType::I32, &[n_out])?),
         };
-        let mtp = if plan.kind.mtp { Some(mtp_inputs(g, plan)?) } else { None };
-        let groups = plan.groups.iter().map(|group| group_inputs(g, group, plan.kind.mtp)).collect::<Result<Vec<_>>>()?;
+        let mtp = if plan.kind.mtp {
+            Some(mtp_inputs(g, plan)?)
+        } else {
+            None
+        };
+        let groups = plan
+            .groups
+            .iter()
+            .map(|group| group_inputs(g, group, plan.kind.mtp))
+            .collect::<Result<Vec<_>>>()?;
         let inputs = StepInputs {
             tokens: g.keep(tokens),
             positions: g.keep(positions),
@@ -152,7 +180,22 @@ impl<'g, 'a> Step<'g, 'a> {
                 })
                 .collect(),
         };
-        Ok((Self { g, weights, memory, plan, kernel, tokens, positions, kv_rows, outputs, groups, mtp }, inputs))
+        Ok((
+            Self {
+                g,
+                weights,
+                memory,
+                plan,
+                kernel,
+                tokens,
+                positions,
+                kv_rows,
+                outputs,
+                groups,
+                mtp,
+            },
+            inputs,
+        ))
     }
 
     /// The operations.
@@ -220,11 +263,22 @@ impl<'g, 'a> Step<'g, 'a> {
     /// Attention over stored rows that hold key and, in their first `v_width` elements, value (MLA's latent).
     ///
     /// `q` has axes (width, token, head) with any strides. Gives (v_width, token, head).
-    pub fn attend_latent(&self, rows: &str, q: Tensor<'g>, v_width: i64, scale: f32, mask: Mask) -> Result<Tensor<'g>> {
+    pub fn attend_latent(
+        &self,
+        rows: &str,
+        q: Tensor<'g>,
+        v_width: i64,
+        scale: f32,
+        mask: Mask,
+    ) -> Result<Tensor<'g>> {
         let memory = self.rows(rows)?;
         let mut parts: Option<Tensor<'g>> = None;
         // Both kernels give contiguous parts; tokens are axis 2 of the fused one's and axis 1 of the other's.
-        let axis = if self.kernel == AttentionKernel::Flash { 2 } else { 1 };
+        let axis = if self.kernel == AttentionKernel::Flash {
+            2
+        } else {
+            1
+        };
         for (group, inputs) in self.plan.groups.iter().zip(&self.groups) {
             for (index, run) in group.runs.iter().enumerate() {
                 let mask = match mask {
@@ -234,7 +288,12 @@ impl<'g, 'a> Step<'g, 'a> {
                 let (t, s, heads) = (i64::from(group.n_tokens), i64::from(run.n_seqs), q.ne()[2]);
                 let first = group.first_token as usize + (run.first * group.n_tokens) as usize;
                 let nb = q.nb();
-                let q = self.g.view(q, &[q.ne()[0], t, heads, s], &[nb[1], nb[2], nb[1] * t as usize], first * nb[1])?;
+                let q = self.g.view(
+                    q,
+                    &[q.ne()[0], t, heads, s],
+                    &[nb[1], nb[2], nb[1] * t as usize],
+                    first * nb[1],
+                )?;
                 let slot = memory.nb()[1] * self.memory.config().n_ctx_seq as usize;
                 let k = self.g.view(
                     memory,
@@ -252,12 +311,25 @@ impl<'g, 'a> Step<'g, 'a> {
                 });
             }
         }
-        let all = parts.ok_or(GraphError::Alloc { what: "attention over no tokens" })?;
-        if axis == 2 { self.g.permute(all, [0, 2, 1, 3]) } else { Ok(all) }
+        let all = parts.ok_or(GraphError::Alloc {
+            what: "attention over no tokens",
+        })?;
+        if axis == 2 {
+            self.g.permute(all, [0, 2, 1, 3])
+        } else {
+            Ok(all)
+        }
     }
 
     /// `{v_width, heads, tokens}`.
-    fn flash(&self, q: Tensor<'g>, k: Tensor<'g>, v_width: i64, mask: Tensor<'g>, scale: f32) -> Result<Tensor<'g>> {
+    fn flash(
+        &self,
+        q: Tensor<'g>,
+        k: Tensor<'g>,
+        v_width: i64,
+        mask: Tensor<'g>,
+        scale: f32,
+    ) -> Result<Tensor<'g>> {
         let v = self.g.columns(k, 0, v_width)?;
         let out = self.g.flash_attn(q, k, v, mask, scale)?;
         let ne = out.ne();
@@ -265,15 +337,28 @@ impl<'g, 'a> Step<'g, 'a> {
     }
 
     /// `{v_width, tokens, heads}`.
-    fn unfused(&self, q: Tensor<'g>, k: Tensor<'g>, v_width: i64, mask: Tensor<'g>, scale: f32) -> Result<Tensor<'g>> {
+    fn unfused(
+        &self,
+        q: Tensor<'g>,
+        k: Tensor<'g>,
+        v_width: i64,
+        mask: Tensor<'g>,
+        scale: f32,
+    ) -> Result<Tensor<'g>> {
         let [d, t, heads, s] = q.ne();
         let n_kv = k.ne()[1];
         // One key row serves every head: fold the heads into the columns, so that it is read once.
         let q = self.g.reshape(self.g.dense(q)?, &[d, t * heads, 1, s])?;
-        let scores = self.g.reshape(self.g.mul_mat(k, q)?, &[n_kv, t, heads, s])?;
+        let scores = self
+            .g
+            .reshape(self.g.mul_mat(k, q)?, &[n_kv, t, heads, s])?;
         let weights = self.g.soft_max(scores, Some(mask), scale)?;
-        let v = self.g.cont(self.g.transpose(self.g.columns(k, 0, v_width)?)?)?;
-        let out = self.g.mul_mat(v, self.g.reshape(weights, &[n_kv, t * heads, 1, s])?)?;
+        let v = self
+            .g
+            .cont(self.g.transpose(self.g.columns(k, 0, v_width)?)?)?;
+        let out = self
+            .g
+            .mul_mat(v, self.g.reshape(weights, &[n_kv, t * heads, 1, s])?)?;
         let out = self.g.reshape(out, &[v_width, t, heads, s])?;
         if s == 1 {
             return Ok(out);
@@ -287,7 +372,15 @@ impl<'g, 'a> Step<'g, 'a> {
     /// `q`, `k`, `v` have axes (head size, head, token) with dense heads; `decay {1, n}` and the constant `dt` of
     /// `n` per token hold one entry per state head, where a head may be cut into several (see `blocks::lightning`).
     /// Gives `{d_v * heads, tokens}` and keeps the newest states.
-    pub fn scan(&self, planes: &str, dt: &str, q: Tensor<'g>, k: Tensor<'g>, v: Tensor<'g>, decay: Tensor<'g>) -> Result<Tensor<'g>> {
+    pub fn scan(
+        &self,
+        planes: &str,
+        dt: &str,
+        q: Tensor<'g>,
+        k: Tensor<'g>,
+        v: Tensor<'g>,
+        decay: Tensor<'g>,
+    ) -> Result<Tensor<'g>> {
         let memory = self.planes(planes)?;
         let dt = self.constant(dt)?;
         let (d_k, heads) = (k.ne()[0], k.ne()[1]);
@@ -301,35 +394,72 @@ impl<'g, 'a> Step<'g, 'a> {
             let first = group.first_token as usize;
             let window = |x: Tensor<'g>, ne: [i64; 2]| {
                 let nb = x.nb();
-                self.g.view(x, &[ne[0], ne[1], t, s], &[ne[0] as usize * 4, nb[2], nb[2] * t as usize], first * nb[2])
+                self.g.view(
+                    x,
+                    &[ne[0], ne[1], t, s],
+                    &[ne[0] as usize * 4, nb[2], nb[2] * t as usize],
+                    first * nb[2],
+                )
             };
-            let (q, k, v) = (window(q, [d_k, heads])?, window(k, [d_k, heads])?, window(v, [d_v, cut])?);
-            let step = self.g.view(dt, &[cut, t, s], &[cut as usize * 4, (cut * t) as usize * 4], 0)?;
-            let all = self.g.ssm_scan(state, v, step, decay, k, q, inputs.plane_in, group.n_snapshots)?;
-            let y = self.g.view(all, &[width, t * s], &[width as usize * 4], 0)?;
+            let (q, k, v) = (
+                window(q, [d_k, heads])?,
+                window(k, [d_k, heads])?,
+                window(v, [d_v, cut])?,
+            );
+            let step = self.g.view(
+                dt,
+                &[cut, t, s],
+                &[cut as usize * 4, (cut * t) as usize * 4],
+                0,
+            )?;
+            let all = self.g.ssm_scan(
+                state,
+                v,
+                step,
+                decay,
+                k,
+                q,
+                inputs.plane_in,
+                group.n_snapshots,
+            )?;
+            let y = self
+                .g
+                .view(all, &[width, t * s], &[width as usize * 4], 0)?;
             let n_states = i64::from(group.n_snapshots) * s;
             let size = memory.ne()[0];
-            let states = self.g.view(all, &[size, n_states], &[size as usize * 4], (width * t * s) as usize * 4)?;
-            self.g.expand(self.g.set_rows(memory, states, inputs.plane_out)?);
+            let states = self.g.view(
+                all,
+                &[size, n_states],
+                &[size as usize * 4],
+                (width * t * s) as usize * 4,
+            )?;
+            self.g
+                .expand(self.g.set_rows(memory, states, inputs.plane_out)?);
             parts = Some(match parts {
                 None => y,
                 Some(before) => self.g.concat(before, y, 1)?,
             });
         }
-        parts.ok_or(GraphError::Alloc { what: "a scan over no tokens" })
+        parts.ok_or(GraphError::Alloc {
+            what: "a scan over no tokens",
+        })
     }
 
     /// Each token's predecessor's hidden state, across steps: carried in `planes` from one step to the next.
     /// `h` is `{n_embd, tokens}`; gives the same shape.
     pub fn predecessors(&self, planes: &str, h: Tensor<'g>) -> Result<Tensor<'g>> {
-        let mtp = self.mtp.as_ref().ok_or(GraphError::Alloc { what: "MTP inputs" })?;
+        let mtp = self
+            .mtp
+            .as_ref()
+            .ok_or(GraphError::Alloc { what: "MTP inputs" })?;
         let memory = self.planes(planes)?;
         let carried = self.g.get_rows(memory, mtp.planes_in)?;
         let rows = self.g.concat(carried, h, 1)?;
         let before = self.g.get_rows(rows, mtp.predecessors)?;
         self.g.expand(before);
         let newest = self.g.get_rows(h, mtp.snapshot_tokens)?;
-        self.g.expand(self.g.set_rows(memory, newest, mtp.planes_out)?);
+        self.g
+            .expand(self.g.set_rows(memory, newest, mtp.planes_out)?);
         Ok(before)
     }
 
@@ -346,7 +476,9 @@ impl<'g, 'a> Step<'g, 'a> {
     }
 
     fn memory_tensor(&self, id: Option<TensorId>) -> Result<Tensor<'g>> {
-        let id = id.ok_or(GraphError::Alloc { what: "memory the architecture did not ask for" })?;
+        let id = id.ok_or(GraphError::Alloc {
+            what: "memory the architecture did not ask for",
+        })?;
         self.g.stored(self.memory.store(), id)
     }
 }
@@ -354,8 +486,19 @@ impl<'g, 'a> Step<'g, 'a> {
 fn group_inputs<'g>(g: &Builder<'g>, group: &Group, mtp: bool) -> Result<GroupInputs<'g>> {
     let s = group.seqs.len() as u64;
     let mask = |name: &str| {
-        let shape = |run: &crate::memory::Run| [u64::from(run.n_kv), u64::from(group.n_tokens), 1, u64::from(run.n_seqs)];
-        group.runs.iter().map(|run| g.input(name, DType::F16, &shape(run))).collect::<Result<Vec<_>>>()
+        let shape = |run: &crate::memory::Run| {
+            [
+                u64::from(run.n_kv),
+                u64::from(group.n_tokens),
+                1,
+                u64::from(run.n_seqs),
+            ]
+        };
+        group
+            .runs
+            .iter()
+            .map(|run| g.input(name, DType::F16, &shape(run)))
+            .collect::<Result<Vec<_>>>()
     };
     Ok(GroupInputs {
         plane_in: g.input("plane_in", DType::I32, &[s])?,
@@ -366,8 +509,16 @@ fn group_inputs<'g>(g: &Builder<'g>, group: &Group, mtp: bool) -> Result<GroupIn
 }
 
 fn mtp_inputs<'g>(g: &Builder<'g>, plan: &Plan) -> Result<MtpInputs<'g>> {
-    let n_seqs: u64 = plan.groups.iter().map(|group| group.seqs.len() as u64).sum();
-    let n_snapshots: u64 = plan.groups.iter().map(|group| group.plane_out.len() as u64).sum();
+    let n_seqs: u64 = plan
+        .groups
+        .iter()
+        .map(|group| group.seqs.len() as u64)
+        .sum();
+    let n_snapshots: u64 = plan
+        .groups
+        .iter()
+        .map(|group| group.plane_out.len() as u64)
+        .sum();
     Ok(MtpInputs {
         predecessors: g.input("predecessors", DType::I32, &[plan.n_tokens() as u64])?,
         snapshot_tokens: g.input("snapshot_tokens", DType::I32, &[n_snapshots])?,
@@ -375,4 +526,3 @@ fn mtp_inputs<'g>(g: &Builder<'g>, plan: &Plan) -> Result<MtpInputs<'g>> {
         planes_out: g.input("planes_out", DType::I64, &[n_snapshots])?,
     })
 }
-

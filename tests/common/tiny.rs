@@ -83,12 +83,17 @@ impl TinyLing {
     /// Shapes of all tensors, innermost first.
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
         let (n, width) = (self.n_embd, self.n_head * self.head_dim);
-        let mut all = vec![("token_embd.weight".to_owned(), vec![n, N_VOCAB]), ("output_norm.weight".to_owned(), vec![n])];
+        let mut all = vec![
+            ("token_embd.weight".to_owned(), vec![n, N_VOCAB]),
+            ("output_norm.weight".to_owned(), vec![n]),
+        ];
         if !self.tied {
             all.push(("output.weight".to_owned(), vec![n, N_VOCAB]));
         }
         for layer in 0..self.n_blocks() {
-            let mut add = |name: &str, shape: &[usize]| all.push((format!("blk.{layer}.{name}"), shape.to_vec()));
+            let mut add = |name: &str, shape: &[usize]| {
+                all.push((format!("blk.{layer}.{name}"), shape.to_vec()))
+            };
             add("attn_norm.weight", &[n]);
             add("ffn_norm.weight", &[n]);
             if self.is_mla(layer) {
@@ -104,7 +109,10 @@ impl TinyLing {
                 add("attn_kv_a_mqa.weight", &[n, self.kv_lora + rope]);
                 add("attn_kv_a_norm.weight", &[self.kv_lora]);
                 if self.fused_kv_b {
-                    add("attn_kv_b.weight", &[self.kv_lora, heads * (self.nope + self.v_dim)]);
+                    add(
+                        "attn_kv_b.weight",
+                        &[self.kv_lora, heads * (self.nope + self.v_dim)],
+                    );
                 } else {
                     add("attn_k_b.weight", &[self.nope, self.kv_lora, heads]);
                     add("attn_v_b.weight", &[self.kv_lora, self.v_dim, heads]);
@@ -150,7 +158,9 @@ impl TinyLing {
     pub fn weights(&self) -> BTreeMap<String, Vec<f32>> {
         let mut state = 0x9e37_79b9_7f4a_7c15u64;
         let mut uniform = move || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
         };
         let mut all = BTreeMap::new();
@@ -208,12 +218,17 @@ impl TinyLing {
         if let Some((factor, original)) = self.yarn {
             md.insert("bailing_hybrid.rope.scaling.type", "yarn");
             md.insert("bailing_hybrid.rope.scaling.factor", factor);
-            md.insert("bailing_hybrid.rope.scaling.original_context_length", original);
+            md.insert(
+                "bailing_hybrid.rope.scaling.original_context_length",
+                original,
+            );
         }
         if self.scalar_kv {
             md.insert("bailing_hybrid.attention.head_count_kv", 1u32);
         } else {
-            let kv: Vec<i32> = (0..self.n_blocks()).map(|l| i32::from(self.is_mla(l)) * if l < self.n_layer { 1 } else { 32 }).collect();
+            let kv: Vec<i32> = (0..self.n_blocks())
+                .map(|l| i32::from(self.is_mla(l)) * if l < self.n_layer { 1 } else { 32 })
+                .collect();
             md.insert("bailing_hybrid.attention.head_count_kv", kv);
         }
         vocabulary(&mut md);
@@ -222,7 +237,11 @@ impl TinyLing {
 
     /// Vectors and routers are always F32.
     pub fn type_of(&self, name: &str, shape: &[usize]) -> GgmlType {
-        if shape.len() > 1 && !name.contains("ffn_gate_inp") { self.weight_type } else { GgmlType::F32 }
+        if shape.len() > 1 && !name.contains("ffn_gate_inp") {
+            self.weight_type
+        } else {
+            GgmlType::F32
+        }
     }
 
     /// Writes the model with these weights.
@@ -230,14 +249,20 @@ impl TinyLing {
         let shapes = self.shapes();
         let plan = |(name, shape): &(String, Vec<usize>)| {
             let dims: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
-            TensorPlan { name: name.clone(), ty: self.type_of(name, shape), shape: Shape::new(&dims).expect("a shape") }
+            TensorPlan {
+                name: name.clone(),
+                ty: self.type_of(name, shape),
+                shape: Shape::new(&dims).expect("a shape"),
+            }
         };
         let plans: Vec<TensorPlan> = shapes.iter().map(plan).collect();
         let types: Vec<GgmlType> = plans.iter().map(|p| p.ty).collect();
-        let writer = Writer::create(path, self.metadata(), plans, &WriterOptions::default()).expect("creates");
+        let writer = Writer::create(path, self.metadata(), plans, &WriterOptions::default())
+            .expect("creates");
         for (i, (name, shape)) in shapes.iter().enumerate() {
             let mut bytes = Vec::new();
-            oxling::ggml::quantize(types[i], &weights[name], shape[0] as u64, None, &mut bytes).expect("encodes");
+            oxling::ggml::quantize(types[i], &weights[name], shape[0] as u64, None, &mut bytes)
+                .expect("encodes");
             writer.write_tensor(i, &bytes).expect("writes");
         }
         writer.finish().expect("finishes");
@@ -259,12 +284,23 @@ fn vocabulary(md: &mut Metadata) {
             char::from_u32(c).expect("a character").to_string()
         })
         .collect();
-    tokens.extend(["<|startoftext|>", "<|endoftext|>", "<|role_end|>", "[PAD259]"].map(str::to_owned));
+    tokens.extend(
+        [
+            "<|startoftext|>",
+            "<|endoftext|>",
+            "<|role_end|>",
+            "[PAD259]",
+        ]
+        .map(str::to_owned),
+    );
     let mut types = vec![1i32; 256];
     types.extend([3, 3, 3, 5]);
     md.insert("tokenizer.ggml.model", "gpt2");
     md.insert("tokenizer.ggml.pre", "bailingmoe2");
-    md.insert("tokenizer.ggml.tokens", tokens.iter().map(String::as_str).collect::<Vec<_>>());
+    md.insert(
+        "tokenizer.ggml.tokens",
+        tokens.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
     md.insert("tokenizer.ggml.token_type", types);
     md.insert("tokenizer.ggml.merges", Vec::<&str>::new());
     md.insert("tokenizer.ggml.eos_token_id", 258u32);

@@ -110,35 +110,87 @@ impl Network for BailingHybrid {
         }
         let hidden = s.norm(self.out_norm, x, self.eps)?;
         let Some(mtp) = self.mtp.as_ref().filter(|_| s.runs_mtp()) else {
-            return Ok(Outputs { logits: Some(s.linear(self.out, hidden)?), mtp_logits: None });
+            return Ok(Outputs {
+                logits: Some(s.linear(self.out, hidden)?),
+                mtp_logits: None,
+            });
         };
         let ahead = mtp.build(s, embd, hidden, self.eps)?;
-        let logits = |h| s.output_rows(h)?.map(|rows| s.linear(self.out, rows)).transpose();
-        let mtp_logits = if s.wants_mtp_logits() { logits(ahead)? } else { None };
-        Ok(Outputs { logits: logits(hidden)?, mtp_logits })
+        let logits = |h| {
+            s.output_rows(h)?
+                .map(|rows| s.linear(self.out, rows))
+                .transpose()
+        };
+        let mtp_logits = if s.wants_mtp_logits() {
+            logits(ahead)?
+        } else {
+            None
+        };
+        Ok(Outputs {
+            logits: logits(hidden)?,
+            mtp_logits,
+        })
     }
 }
 
 impl Block {
-    fn load(loader: &mut Loader<'_>, memory: &mut MemorySpec, hp: &HyperParams, layer: u32) -> Self {
+    fn load(
+        loader: &mut Loader<'_>,
+        memory: &mut MemorySpec,
+        hp: &HyperParams,
+        layer: u32,
+    ) -> Self {
         let part = Part::Layer(layer);
         let norm = [u64::from(hp.n_embd)];
-        let attn_norm = loader.tensor(part, &format!("blk.{layer}.attn_norm.weight"), &norm, Role::Vector);
-        let ffn_norm = loader.tensor(part, &format!("blk.{layer}.ffn_norm.weight"), &norm, Role::Vector);
+        let attn_norm = loader.tensor(
+            part,
+            &format!("blk.{layer}.attn_norm.weight"),
+            &norm,
+            Role::Vector,
+        );
+        let ffn_norm = loader.tensor(
+            part,
+            &format!("blk.{layer}.ffn_norm.weight"),
+            &norm,
+            Role::Vector,
+        );
         let mixer = if layer >= hp.n_layer || hp.is_mla[layer as usize] {
             Mixer::Mla(Mla::load(loader, memory, &hp.mla, layer))
         } else {
-            Mixer::Lightning(Lightning::load(loader, memory, &hp.lightning, layer, hp.n_layer))
+            Mixer::Lightning(Lightning::load(
+                loader,
+                memory,
+                &hp.lightning,
+                layer,
+                hp.n_layer,
+            ))
         };
         let ffn = if layer < hp.n_dense {
-            FeedForward::Dense(SwiGlu::load(loader, layer, "", u64::from(hp.n_embd), u64::from(hp.n_ff)))
+            FeedForward::Dense(SwiGlu::load(
+                loader,
+                layer,
+                "",
+                u64::from(hp.n_embd),
+                u64::from(hp.n_ff),
+            ))
         } else {
             FeedForward::Moe(Moe::load(loader, &hp.moe, layer))
         };
-        Self { attn_norm, mixer, ffn_norm, ffn }
+        Self {
+            attn_norm,
+            mixer,
+            ffn_norm,
+            ffn,
+        }
     }
 
-    fn mix<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>, eps: f32, mask: Mask) -> Result<Tensor<'g>, GraphError> {
+    fn mix<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        x: Tensor<'g>,
+        eps: f32,
+        mask: Mask,
+    ) -> Result<Tensor<'g>, GraphError> {
         let x = s.norm(self.attn_norm, x, eps)?;
         match &self.mixer {
             Mixer::Lightning(lightning) => lightning.build(s, x),
@@ -146,7 +198,12 @@ impl Block {
         }
     }
 
-    fn feed<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>, eps: f32) -> Result<Tensor<'g>, GraphError> {
+    fn feed<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        x: Tensor<'g>,
+        eps: f32,
+    ) -> Result<Tensor<'g>, GraphError> {
         let x = s.norm(self.ffn_norm, x, eps)?;
         match &self.ffn {
             FeedForward::Dense(ffn) => ffn.build(s, x),
@@ -170,7 +227,11 @@ impl Mtp {
         let part = Part::Layer(layer);
         let n = u64::from(hp.n_embd);
         let name = |suffix: &str| format!("blk.{layer}.{suffix}.weight");
-        memory.planes.push(PlaneSpec { name: CARRIED_HIDDEN.into(), width: n, device: loader.device(part) });
+        memory.planes.push(PlaneSpec {
+            name: CARRIED_HIDDEN.into(),
+            width: n,
+            device: loader.device(part),
+        });
         Self {
             embd_norm: loader.tensor(part, &name("nextn.enorm"), &[n], Role::Vector),
             hidden_norm: loader.tensor(part, &name("nextn.hnorm"), &[n], Role::Vector),
@@ -181,10 +242,20 @@ impl Mtp {
     }
 
     /// Pairs each token's embedding with its predecessor's hidden state (after the trunk's final norm).
-    fn build<'g>(&self, s: &Step<'g, '_>, embd: Tensor<'g>, hidden: Tensor<'g>, eps: f32) -> Result<Tensor<'g>, GraphError> {
+    fn build<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        embd: Tensor<'g>,
+        hidden: Tensor<'g>,
+        eps: f32,
+    ) -> Result<Tensor<'g>, GraphError> {
         let g = s.g();
         let before = s.predecessors(CARRIED_HIDDEN, hidden)?;
-        let pair = g.concat(s.norm(self.embd_norm, embd, eps)?, s.norm(self.hidden_norm, before, eps)?, 0)?;
+        let pair = g.concat(
+            s.norm(self.embd_norm, embd, eps)?,
+            s.norm(self.hidden_norm, before, eps)?,
+            0,
+        )?;
         let mut x = s.linear(self.merge, pair)?;
         if !s.wants_mtp_logits() {
             self.block.remember(s, x, eps)?;
@@ -197,24 +268,51 @@ impl Mtp {
 }
 
 impl BailingHybrid {
-    fn load(gguf: &Gguf, loader: &mut Loader<'_>, memory: &mut MemorySpec) -> Result<Self, LoadError> {
+    fn load(
+        gguf: &Gguf,
+        loader: &mut Loader<'_>,
+        memory: &mut MemorySpec,
+    ) -> Result<Self, LoadError> {
         let keys = Keys::new(gguf, ARCHITECTURE.name);
         let hp = HyperParams::read(&keys)?;
         refuse_ling_3(loader)?;
         let n_embd = u64::from(hp.n_embd);
         // The vocabulary is as large as the embedding table; the tokenizer is checked against it by the caller.
-        let n_vocab = loader.shape("token_embd.weight").and_then(|s| s.get(1).copied()).unwrap_or(0);
-        let embd = loader.tensor(Part::Input, "token_embd.weight", &[n_embd, n_vocab], Role::Embedding);
-        let blocks = (0..hp.n_layer).map(|layer| Block::load(loader, memory, &hp, layer)).collect();
+        let n_vocab = loader
+            .shape("token_embd.weight")
+            .and_then(|s| s.get(1).copied())
+            .unwrap_or(0);
+        let embd = loader.tensor(
+            Part::Input,
+            "token_embd.weight",
+            &[n_embd, n_vocab],
+            Role::Embedding,
+        );
+        let blocks = (0..hp.n_layer)
+            .map(|layer| Block::load(loader, memory, &hp, layer))
+            .collect();
         let out_norm = loader.tensor(Part::Output, "output_norm.weight", &[n_embd], Role::Vector);
         let out = if loader.has("output.weight") {
-            loader.tensor(Part::Output, "output.weight", &[n_embd, n_vocab], Role::Matrix)
+            loader.tensor(
+                Part::Output,
+                "output.weight",
+                &[n_embd, n_vocab],
+                Role::Matrix,
+            )
         } else {
             embd
         };
-        let in_file = hp.n_mtp == 1 && loader.has(&format!("blk.{}.nextn.eh_proj.weight", hp.n_layer));
+        let in_file =
+            hp.n_mtp == 1 && loader.has(&format!("blk.{}.nextn.eh_proj.weight", hp.n_layer));
         let mtp = (in_file && loader.wants_mtp()).then(|| Mtp::load(loader, memory, &hp));
-        Ok(Self { eps: hp.eps, embd, blocks, out_norm, out, mtp })
+        Ok(Self {
+            eps: hp.eps,
+            embd,
+            blocks,
+            out_norm,
+            out,
+            mtp,
+        })
     }
 }
 
@@ -224,14 +322,28 @@ fn refuse_ling_3(loader: &Loader<'_>) -> Result<(), LoadError> {
     if !loader.has(marker) {
         return Ok(());
     }
-    let problem = "a Ling 3.0 tensor (KDA layers, architecture `bailingmoe3`), which is another model family".to_owned();
-    Err(LoadError::Tensors { path: loader.path(), first: TensorProblem::Content { name: marker.into(), problem }, more: 0 })
+    let problem =
+        "a Ling 3.0 tensor (KDA layers, architecture `bailingmoe3`), which is another model family"
+            .to_owned();
+    Err(LoadError::Tensors {
+        path: loader.path(),
+        first: TensorProblem::Content {
+            name: marker.into(),
+            problem,
+        },
+        more: 0,
+    })
 }
 
 fn sizes(gguf: &Gguf) -> Result<Sizes, LoadError> {
     let keys = Keys::new(gguf, ARCHITECTURE.name);
     let hp = HyperParams::read(&keys)?;
-    Ok(Sizes { n_embd: hp.n_embd, n_layer: hp.n_layer, n_mtp: hp.n_mtp, n_ctx_train: keys.extent_or("context_length", 4096)? })
+    Ok(Sizes {
+        n_embd: hp.n_embd,
+        n_layer: hp.n_layer,
+        n_mtp: hp.n_mtp,
+        n_ctx_train: keys.extent_or("context_length", 4096)?,
+    })
 }
 
 impl HyperParams {
@@ -239,19 +351,33 @@ impl HyperParams {
         let n_mtp = keys.layers_or("nextn_predict_layers", 0)?;
         keys.check(n_mtp <= 1, "nextn_predict_layers", "0 or 1", n_mtp)?;
         let n_blocks = keys.layers("block_count")?;
-        keys.check(n_blocks > n_mtp, "block_count", "more blocks than MTP blocks", n_blocks)?;
+        keys.check(
+            n_blocks > n_mtp,
+            "block_count",
+            "more blocks than MTP blocks",
+            n_blocks,
+        )?;
         let n_layer = n_blocks - n_mtp;
         let n_embd = keys.extent("embedding_length")?;
         let n_ctx_train = keys.extent_or("context_length", 4096)?;
         let eps = keys.f32("attention.layer_norm_rms_epsilon")?;
-        keys.check((0.0..1.0).contains(&eps), "attention.layer_norm_rms_epsilon", "0 to 1", eps)?;
+        keys.check(
+            (0.0..1.0).contains(&eps),
+            "attention.layer_norm_rms_epsilon",
+            "0 to 1",
+            eps,
+        )?;
         let n_dense = keys.layers_or("leading_dense_block_count", 0)?.min(n_layer);
         Ok(Self {
             n_embd,
             n_layer,
             n_mtp,
             n_dense,
-            n_ff: if n_dense > 0 { keys.extent("feed_forward_length")? } else { 0 },
+            n_ff: if n_dense > 0 {
+                keys.extent("feed_forward_length")?
+            } else {
+                0
+            },
             eps,
             is_mla: mla_layers(keys, n_layer, n_blocks)?,
             lightning: lightning_params(keys, n_embd, n_ctx_train, eps)?,
@@ -264,7 +390,9 @@ impl HyperParams {
 /// Lightning blocks are those whose `head_count_kv` is 0; without such a pattern, all but every n-th.
 fn mla_layers(keys: &Keys<'_>, n_layer: u32, n_blocks: u32) -> Result<Vec<bool>, LoadError> {
     let interval = keys.extent_or("full_attention_interval", 8)?;
-    let kv = keys.per_layer("attention.head_count_kv", n_blocks)?.unwrap_or_default();
+    let kv = keys
+        .per_layer("attention.head_count_kv", n_blocks)?
+        .unwrap_or_default();
     let trunk = kv.get(..n_layer as usize).unwrap_or_default();
     if trunk.iter().any(|&n| n != trunk[0]) {
         return Ok(trunk.iter().map(|&n| n != 0).collect());
@@ -272,17 +400,45 @@ fn mla_layers(keys: &Keys<'_>, n_layer: u32, n_blocks: u32) -> Result<Vec<bool>,
     Ok((0..n_layer).map(|i| (i + 1) % interval == 0).collect())
 }
 
-fn lightning_params(keys: &Keys<'_>, n_embd: u32, n_ctx: u32, eps: f32) -> Result<LightningParams, LoadError> {
+fn lightning_params(
+    keys: &Keys<'_>,
+    n_embd: u32,
+    n_ctx: u32,
+    eps: f32,
+) -> Result<LightningParams, LoadError> {
     let n_head = head_count(keys)?;
     let head_dim = keys.extent_or("attention.key_length", n_embd / n_head)?;
     let v_dim = keys.extent_or("attention.value_length", head_dim)?;
-    keys.check(v_dim == head_dim, "attention.value_length", format!("{head_dim}, as attention.key_length"), v_dim)?;
+    keys.check(
+        v_dim == head_dim,
+        "attention.value_length",
+        format!("{head_dim}, as attention.key_length"),
+        v_dim,
+    )?;
     let n_rot = rope_dims(keys, head_dim)?;
     let norm_groups = keys.extent_or("attention.group_norm_groups", 4)?;
-    keys.check((n_head * head_dim).is_multiple_of(norm_groups), "attention.group_norm_groups", format!("a divisor of {}", n_head * head_dim), norm_groups)?;
+    keys.check(
+        (n_head * head_dim).is_multiple_of(norm_groups),
+        "attention.group_norm_groups",
+        format!("a divisor of {}", n_head * head_dim),
+        norm_groups,
+    )?;
     let group_eps = keys.f32_or("attention.group_norm_epsilon", eps)?;
-    keys.check((0.0..1.0).contains(&group_eps), "attention.group_norm_epsilon", "0 to 1", group_eps)?;
-    Ok(LightningParams { n_embd, n_head, head_dim, norm_groups, eps, group_eps, rope: rope_from_keys(keys, RopeKind::Neox, n_rot, n_ctx)? })
+    keys.check(
+        (0.0..1.0).contains(&group_eps),
+        "attention.group_norm_epsilon",
+        "0 to 1",
+        group_eps,
+    )?;
+    Ok(LightningParams {
+        n_embd,
+        n_head,
+        head_dim,
+        norm_groups,
+        eps,
+        group_eps,
+        rope: rope_from_keys(keys, RopeKind::Neox, n_rot, n_ctx)?,
+    })
 }
 
 fn mla_params(keys: &Keys<'_>, n_embd: u32, n_ctx: u32, eps: f32) -> Result<MlaParams, LoadError> {
@@ -290,7 +446,12 @@ fn mla_params(keys: &Keys<'_>, n_embd: u32, n_ctx: u32, eps: f32) -> Result<MlaP
     let head = keys.extent_or("attention.key_length", n_embd / n_head)?;
     let rope_dim = rope_dims(keys, head)?;
     let key = keys.extent_or("attention.key_length_mla", head + rope_dim)?;
-    keys.check(key > rope_dim, "attention.key_length_mla", format!("more than rope.dimension_count ({rope_dim})"), key)?;
+    keys.check(
+        key > rope_dim,
+        "attention.key_length_mla",
+        format!("more than rope.dimension_count ({rope_dim})"),
+        key,
+    )?;
     let mut rope = rope_from_keys(keys, RopeKind::Norm, rope_dim, n_ctx)?;
     let mut scale = 1.0 / (key as f32).sqrt();
     let log_multiplier = keys.f32_or("rope.scaling.yarn_log_multiplier", 0.0)?;
@@ -316,18 +477,44 @@ fn mla_params(keys: &Keys<'_>, n_embd: u32, n_ctx: u32, eps: f32) -> Result<MlaP
 
 fn moe_params(keys: &Keys<'_>, n_embd: u32) -> Result<MoeParams, LoadError> {
     let gating = keys.extent_or("expert_gating_func", GATING_SIGMOID)?;
-    keys.check(gating == GATING_SIGMOID, "expert_gating_func", "2 (sigmoid)", gating)?;
-    let (n_expert, n_used) = (keys.extent("expert_count")?, keys.extent("expert_used_count")?);
-    keys.check(n_used <= n_expert, "expert_used_count", format!("at most expert_count ({n_expert})"), n_used)?;
+    keys.check(
+        gating == GATING_SIGMOID,
+        "expert_gating_func",
+        "2 (sigmoid)",
+        gating,
+    )?;
+    let (n_expert, n_used) = (
+        keys.extent("expert_count")?,
+        keys.extent("expert_used_count")?,
+    );
+    keys.check(
+        n_used <= n_expert,
+        "expert_used_count",
+        format!("at most expert_count ({n_expert})"),
+        n_used,
+    )?;
     let n_group = keys.extent_or("expert_group_count", 1)?;
-    keys.check(n_expert.is_multiple_of(n_group), "expert_group_count", format!("a divisor of expert_count ({n_expert})"), n_group)?;
+    keys.check(
+        n_expert.is_multiple_of(n_group),
+        "expert_group_count",
+        format!("a divisor of expert_count ({n_expert})"),
+        n_group,
+    )?;
     let n_group_used = keys.extent_or("expert_group_used_count", n_group)?;
     let open = n_group_used.saturating_mul(n_expert / n_group);
-    keys.check(n_group_used <= n_group && open >= n_used, "expert_group_used_count", "groups with enough experts to choose from", n_group_used)?;
+    keys.check(
+        n_group_used <= n_group && open >= n_used,
+        "expert_group_used_count",
+        "groups with enough experts to choose from",
+        n_group_used,
+    )?;
     let n_ff = keys.extent("expert_feed_forward_length")?;
     let n_shared = keys.layers_or("expert_shared_count", 1)?;
-    let n_ff_shared = keys.extent_or("expert_shared_feed_forward_length", n_ff)?.checked_mul(n_shared);
-    let n_ff_shared = n_ff_shared.ok_or_else(|| keys.value("expert_shared_count", "a small number", n_shared))?;
+    let n_ff_shared = keys
+        .extent_or("expert_shared_feed_forward_length", n_ff)?
+        .checked_mul(n_shared);
+    let n_ff_shared =
+        n_ff_shared.ok_or_else(|| keys.value("expert_shared_count", "a small number", n_shared))?;
     Ok(MoeParams {
         n_embd,
         n_ff,
@@ -348,6 +535,11 @@ fn head_count(keys: &Keys<'_>) -> Result<u32, LoadError> {
 /// One key serves both kinds of layer: part of a Lightning head, and the rotary part of an MLA head.
 fn rope_dims(keys: &Keys<'_>, head_dim: u32) -> Result<u32, LoadError> {
     let n = keys.extent_or("rope.dimension_count", head_dim / 2)?;
-    keys.check(n.is_multiple_of(2) && n <= head_dim, "rope.dimension_count", format!("an even number up to {head_dim}"), n)?;
+    keys.check(
+        n.is_multiple_of(2) && n <= head_dim,
+        "rope.dimension_count",
+        format!("an even number up to {head_dim}"),
+        n,
+    )?;
     Ok(n)
 }

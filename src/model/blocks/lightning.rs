@@ -4,9 +4,9 @@
 //! norm over groups of channels, a sigmoid gate, and the output matrix.
 
 use crate::ggml::{DType, GraphError, Rope, Tensor};
+use crate::memory::{ConstantSpec, MemorySpec, PlaneSpec};
 use crate::model::loader::{Loader, Part, Role, WeightId};
 use crate::model::step::Step;
-use crate::memory::{ConstantSpec, MemorySpec, PlaneSpec};
 
 /// `softplus(DT) = 1`: the scan applies softplus to its time step, this recurrence has none.
 const DT: f32 = 0.541_324_85;
@@ -53,18 +53,40 @@ pub struct Lightning {
 
 impl Lightning {
     /// Names the tensors of block `layer` of `n_layer` and asks for its state.
-    pub fn load(loader: &mut Loader<'_>, memory: &mut MemorySpec, params: &LightningParams, layer: u32, n_layer: u32) -> Self {
+    pub fn load(
+        loader: &mut Loader<'_>,
+        memory: &mut MemorySpec,
+        params: &LightningParams,
+        layer: u32,
+        n_layer: u32,
+    ) -> Self {
         let part = Part::Layer(layer);
-        let (n_embd, d, heads) = (u64::from(params.n_embd), u64::from(params.head_dim), u64::from(params.n_head));
+        let (n_embd, d, heads) = (
+            u64::from(params.n_embd),
+            u64::from(params.head_dim),
+            u64::from(params.n_head),
+        );
         let width = d * heads;
         let name = |suffix: &str| format!("blk.{layer}.{suffix}.weight");
         let cut = params.head_cuts();
-        let decays: Vec<f32> = head_decays(params.n_head, layer, n_layer).into_iter().flat_map(|g| std::iter::repeat_n(g, cut as usize)).collect();
+        let decays: Vec<f32> = head_decays(params.n_head, layer, n_layer)
+            .into_iter()
+            .flat_map(|g| std::iter::repeat_n(g, cut as usize))
+            .collect();
         let device = loader.device(part);
         let state = format!("blk.{layer}.state");
-        memory.planes.push(PlaneSpec { name: state.clone(), width: d * d * heads, device });
+        memory.planes.push(PlaneSpec {
+            name: state.clone(),
+            width: d * d * heads,
+            device,
+        });
         if !memory.constants.iter().any(|c| c.name == TIME_STEP) {
-            memory.constants.push(ConstantSpec { name: TIME_STEP.into(), value: DT, per_token: heads * u64::from(cut), device });
+            memory.constants.push(ConstantSpec {
+                name: TIME_STEP.into(),
+                value: DT,
+                per_token: heads * u64::from(cut),
+                device,
+            });
         }
         Self {
             params: params.clone(),
@@ -74,7 +96,13 @@ impl Lightning {
             gate: loader.tensor(part, &name("attn_gate"), &[n_embd, width], Role::Matrix),
             out_norm: loader.tensor(part, &name("layer_output_norm"), &[width], Role::Vector),
             out: loader.tensor(part, &name("attn_output"), &[width, n_embd], Role::Matrix),
-            decay: loader.derived(part, &name("attn_decay"), DType::F32, &[1, heads * u64::from(cut)], bytemuck::cast_slice(&decays).to_vec()),
+            decay: loader.derived(
+                part,
+                &name("attn_decay"),
+                DType::F32,
+                &[1, heads * u64::from(cut)],
+                bytemuck::cast_slice(&decays).to_vec(),
+            ),
             state,
         }
     }
@@ -85,10 +113,34 @@ impl Lightning {
         let (d, heads) = (i64::from(p.head_dim), i64::from(p.n_head));
         let qkv = s.linear(self.qkv, x)?;
         let row = qkv.nb()[1];
-        let part = |i: usize| g.view(qkv, &[d, heads, n], &[d as usize * 4, row], i * (d * heads) as usize * 4);
-        let q = g.rope(s.norm(self.q_norm, part(0)?, p.eps)?, s.positions(), None, &p.rope)?;
-        let k = g.rope(s.norm(self.k_norm, part(1)?, p.eps)?, s.positions(), None, &p.rope)?;
-        let y = s.scan(&self.state, TIME_STEP, q, k, part(2)?, s.weight(self.decay)?)?;
+        let part = |i: usize| {
+            g.view(
+                qkv,
+                &[d, heads, n],
+                &[d as usize * 4, row],
+                i * (d * heads) as usize * 4,
+            )
+        };
+        let q = g.rope(
+            s.norm(self.q_norm, part(0)?, p.eps)?,
+            s.positions(),
+            None,
+            &p.rope,
+        )?;
+        let k = g.rope(
+            s.norm(self.k_norm, part(1)?, p.eps)?,
+            s.positions(),
+            None,
+            &p.rope,
+        )?;
+        let y = s.scan(
+            &self.state,
+            TIME_STEP,
+            q,
+            k,
+            part(2)?,
+            s.weight(self.decay)?,
+        )?;
 
         // The factor d^-1/2 on q scales y; the norm cancels it but for its epsilon, which takes it up instead.
         let eps = p.group_eps * p.head_dim as f32;
@@ -103,7 +155,11 @@ impl Lightning {
 impl LightningParams {
     /// Into how many heads each head is cut for the scan.
     fn head_cuts(&self) -> u32 {
-        if self.head_dim.is_multiple_of(VALUE_HEAD) { self.head_dim / VALUE_HEAD } else { 1 }
+        if self.head_dim.is_multiple_of(VALUE_HEAD) {
+            self.head_dim / VALUE_HEAD
+        } else {
+            1
+        }
     }
 }
 
@@ -111,7 +167,10 @@ impl LightningParams {
 /// ALiBi slopes, scaled down with depth.
 pub fn head_decays(n_head: u32, layer: u32, n_layer: u32) -> Vec<f32> {
     let depth = 1.0 - f64::from(layer) / f64::from(n_layer.saturating_sub(1).max(1)) + 1e-5;
-    alibi_slopes(n_head).into_iter().map(|s| (-s * depth) as f32).collect()
+    alibi_slopes(n_head)
+        .into_iter()
+        .map(|s| (-s * depth) as f32)
+        .collect()
 }
 
 /// ALiBi's slopes: `2^(-8 (h+1) / n)` for a power of two; otherwise those of the power of two below, then every
@@ -119,7 +178,10 @@ pub fn head_decays(n_head: u32, layer: u32, n_layer: u32) -> Vec<f32> {
 fn alibi_slopes(n_head: u32) -> Vec<f64> {
     let geometric = |n: u32| (1..=n).map(move |h| (-8.0 * f64::from(h) / f64::from(n)).exp2());
     let below = 1 << n_head.max(1).ilog2();
-    geometric(below).chain(geometric(2 * below).step_by(2)).take(n_head as usize).collect()
+    geometric(below)
+        .chain(geometric(2 * below).step_by(2))
+        .take(n_head as usize)
+        .collect()
 }
 
 #[cfg(test)]
@@ -129,10 +191,20 @@ mod tests {
     /// Values of specs: exp(g) to six digits for 32 heads and 32 layers.
     #[test]
     fn decays_match_the_corrected_formula() {
-        let cases = [(0, 0, 0.431_320), (0, 31, 0.996_101), (1, 0, 0.443_180), (1, 31, 0.996_227), (30, 0, 0.973_231), (30, 31, 0.999_874)];
+        let cases = [
+            (0, 0, 0.431_320),
+            (0, 31, 0.996_101),
+            (1, 0, 0.443_180),
+            (1, 31, 0.996_227),
+            (30, 0, 0.973_231),
+            (30, 31, 0.999_874),
+        ];
         for (layer, head, expected) in cases {
             let decay = head_decays(32, layer, 32)[head].exp();
-            assert!((decay - expected).abs() < 1e-6, "layer {layer} head {head}: {decay} instead of {expected}");
+            assert!(
+                (decay - expected).abs() < 1e-6,
+                "layer {layer} head {head}: {decay} instead of {expected}"
+            );
         }
         assert!((head_decays(32, 0, 32)[0] + 0.840_904_8).abs() < 1e-6);
         // 64 heads: 2^(-(h+1)/8).

@@ -36,7 +36,11 @@ pub struct MlaParams {
 #[derive(Debug, Clone)]
 enum Query {
     Direct(WeightId),
-    LowRank { a: WeightId, norm: WeightId, b: WeightId },
+    LowRank {
+        a: WeightId,
+        norm: WeightId,
+        b: WeightId,
+    },
 }
 
 /// Weights of an MLA layer.
@@ -54,36 +58,82 @@ pub struct Mla {
 
 impl Mla {
     /// Names the tensors of block `layer` and asks for its rows. A fused `attn_kv_b` is split while loading.
-    pub fn load(loader: &mut Loader<'_>, memory: &mut MemorySpec, params: &MlaParams, layer: u32) -> Self {
+    pub fn load(
+        loader: &mut Loader<'_>,
+        memory: &mut MemorySpec,
+        params: &MlaParams,
+        layer: u32,
+    ) -> Self {
         let p = params;
         let part = Part::Layer(layer);
         let name = |suffix: &str| format!("blk.{layer}.{suffix}.weight");
-        let (n_embd, heads, kv_lora) = (u64::from(p.n_embd), u64::from(p.n_head), u64::from(p.kv_lora));
+        let (n_embd, heads, kv_lora) = (
+            u64::from(p.n_embd),
+            u64::from(p.n_head),
+            u64::from(p.kv_lora),
+        );
         let (nope, rope, v_dim) = (u64::from(p.nope), u64::from(p.rope_dim), u64::from(p.v_dim));
         let query = match p.q_lora.map(u64::from) {
             Some(rank) => Query::LowRank {
                 a: loader.tensor(part, &name("attn_q_a"), &[n_embd, rank], Role::Matrix),
                 norm: loader.tensor(part, &name("attn_q_a_norm"), &[rank], Role::Vector),
-                b: loader.tensor(part, &name("attn_q_b"), &[rank, heads * (nope + rope)], Role::Matrix),
+                b: loader.tensor(
+                    part,
+                    &name("attn_q_b"),
+                    &[rank, heads * (nope + rope)],
+                    Role::Matrix,
+                ),
             },
-            None => Query::Direct(loader.tensor(part, &name("attn_q"), &[n_embd, heads * (nope + rope)], Role::Matrix)),
+            None => Query::Direct(loader.tensor(
+                part,
+                &name("attn_q"),
+                &[n_embd, heads * (nope + rope)],
+                Role::Matrix,
+            )),
         };
         let (k_b, v_b) = if loader.has(&name("attn_k_b")) || !loader.has(&name("attn_kv_b")) {
-            let k_b = loader.tensor(part, &name("attn_k_b"), &[nope, kv_lora, heads], Role::Matrix);
-            (k_b, loader.tensor(part, &name("attn_v_b"), &[kv_lora, v_dim, heads], Role::Matrix))
+            let k_b = loader.tensor(
+                part,
+                &name("attn_k_b"),
+                &[nope, kv_lora, heads],
+                Role::Matrix,
+            );
+            (
+                k_b,
+                loader.tensor(
+                    part,
+                    &name("attn_v_b"),
+                    &[kv_lora, v_dim, heads],
+                    Role::Matrix,
+                ),
+            )
         } else {
             split_kv_b(loader, p, layer)
         };
         let rows = format!("blk.{layer}.latent");
-        memory.rows.push(RowSpec { name: rows.clone(), width: kv_lora + rope, device: loader.device(part) });
+        memory.rows.push(RowSpec {
+            name: rows.clone(),
+            width: kv_lora + rope,
+            device: loader.device(part),
+        });
         Self {
             params: p.clone(),
             query,
-            kv_a: loader.tensor(part, &name("attn_kv_a_mqa"), &[n_embd, kv_lora + rope], Role::Matrix),
+            kv_a: loader.tensor(
+                part,
+                &name("attn_kv_a_mqa"),
+                &[n_embd, kv_lora + rope],
+                Role::Matrix,
+            ),
             kv_a_norm: loader.tensor(part, &name("attn_kv_a_norm"), &[kv_lora], Role::Vector),
             k_b,
             v_b,
-            out: loader.tensor(part, &name("attn_output"), &[heads * v_dim, n_embd], Role::Matrix),
+            out: loader.tensor(
+                part,
+                &name("attn_output"),
+                &[heads * v_dim, n_embd],
+                Role::Matrix,
+            ),
             rows,
         }
     }
@@ -95,19 +145,38 @@ impl Mla {
         let kv = s.linear(self.kv_a, x)?;
         let latent = s.norm(self.kv_a_norm, g.columns(kv, 0, kv_lora)?, p.eps)?;
         let row = kv.nb()[1];
-        let k_pe = g.view(kv, &[rope, 1, n], &[rope as usize * 4, row], kv_lora as usize * 4)?;
+        let k_pe = g.view(
+            kv,
+            &[rope, 1, n],
+            &[rope as usize * 4, row],
+            kv_lora as usize * 4,
+        )?;
         let k_pe = g.rope(k_pe, s.positions(), None, &p.rope)?;
-        s.store_rows(&self.rows, g.concat(latent, g.reshape(k_pe, &[rope, n])?, 0)?)
+        s.store_rows(
+            &self.rows,
+            g.concat(latent, g.reshape(k_pe, &[rope, n])?, 0)?,
+        )
     }
 
     /// Attention of the tokens over their sequences' rows, [`Mla::store`] included; gives what is added to the residual.
-    pub fn build<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>, mask: Mask) -> Result<Tensor<'g>, GraphError> {
+    pub fn build<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        x: Tensor<'g>,
+        mask: Mask,
+    ) -> Result<Tensor<'g>, GraphError> {
         self.store(s, x)?;
         let (g, p, n) = (s.g(), &self.params, s.n_tokens());
-        let (heads, nope, rope) = (i64::from(p.n_head), i64::from(p.nope), i64::from(p.rope_dim));
+        let (heads, nope, rope) = (
+            i64::from(p.n_head),
+            i64::from(p.nope),
+            i64::from(p.rope_dim),
+        );
         let q = match &self.query {
             Query::Direct(q) => s.linear(*q, x)?,
-            Query::LowRank { a, norm, b } => s.linear(*b, s.norm(*norm, s.linear(*a, x)?, p.eps)?)?,
+            Query::LowRank { a, norm, b } => {
+                s.linear(*b, s.norm(*norm, s.linear(*a, x)?, p.eps)?)?
+            }
         };
         let q = g.reshape(q, &[nope + rope, heads, n])?;
         let q_pe = g.rope(g.columns(q, nope, rope)?, s.positions(), None, &p.rope)?;
@@ -126,24 +195,45 @@ impl Mla {
 /// F32 stays F32; other types become F16, since quantised blocks run along the axis that the transposition breaks up.
 fn split_kv_b(loader: &mut Loader<'_>, p: &MlaParams, layer: u32) -> (WeightId, WeightId) {
     let part = Part::Layer(layer);
-    let (kv_lora, nope, v_dim, heads) = (p.kv_lora as usize, p.nope as usize, p.v_dim as usize, p.n_head as usize);
+    let (kv_lora, nope, v_dim, heads) = (
+        p.kv_lora as usize,
+        p.nope as usize,
+        p.v_dim as usize,
+        p.n_head as usize,
+    );
     let shape = [kv_lora as u64, (heads * (nope + v_dim)) as u64];
     let fused = loader.values(&format!("blk.{layer}.attn_kv_b.weight"), &shape);
     let (ty, values) = fused.unwrap_or((DType::F32, vec![0.0; kv_lora * heads * (nope + v_dim)]));
-    let (mut keys, mut vals) = (Vec::with_capacity(heads * nope * kv_lora), Vec::with_capacity(heads * v_dim * kv_lora));
+    let (mut keys, mut vals) = (
+        Vec::with_capacity(heads * nope * kv_lora),
+        Vec::with_capacity(heads * v_dim * kv_lora),
+    );
     for head in values.chunks_exact(kv_lora * (nope + v_dim)) {
         let (k, v) = head.split_at(kv_lora * nope);
         keys.extend((0..kv_lora).flat_map(|c| (0..nope).map(move |d| k[d * kv_lora + c])));
         vals.extend_from_slice(v);
     }
-    let to = if ty == DType::F32 { DType::F32 } else { DType::F16 };
+    let to = if ty == DType::F32 {
+        DType::F32
+    } else {
+        DType::F16
+    };
     let mut derive = |name: &str, values: &[f32], shape: [usize; 3]| {
         let mut bytes = Vec::new();
         // F32 and F16 always encode; an error would leave the tensor short, which loading reports.
         if let Err(e) = quantize(to, values, shape[0] as u64, None, &mut bytes) {
             tracing::error!("{e}");
         }
-        loader.derived(part, &format!("blk.{layer}.{name}.weight"), to, &shape.map(|n| n as u64), bytes)
+        loader.derived(
+            part,
+            &format!("blk.{layer}.{name}.weight"),
+            to,
+            &shape.map(|n| n as u64),
+            bytes,
+        )
     };
-    (derive("attn_k_b", &keys, [nope, kv_lora, heads]), derive("attn_v_b", &vals, [kv_lora, v_dim, heads]))
+    (
+        derive("attn_k_b", &keys, [nope, kv_lora, heads]),
+        derive("attn_v_b", &vals, [kv_lora, v_dim, heads]),
+    )
 }

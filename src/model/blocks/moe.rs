@@ -53,16 +53,42 @@ impl Moe {
     /// Names the tensors of block `layer`.
     pub fn load(loader: &mut Loader<'_>, params: &MoeParams, layer: u32) -> Self {
         let part = Part::Layer(layer);
-        let (n_embd, n_ff, n_expert) = (u64::from(params.n_embd), u64::from(params.n_ff), u64::from(params.n_expert));
+        let (n_embd, n_ff, n_expert) = (
+            u64::from(params.n_embd),
+            u64::from(params.n_ff),
+            u64::from(params.n_expert),
+        );
         let name = |suffix: &str| format!("blk.{layer}.{suffix}");
         Self {
             params: params.clone(),
-            router: loader.tensor(part, &name("ffn_gate_inp.weight"), &[n_embd, n_expert], Role::Matrix),
+            router: loader.tensor(
+                part,
+                &name("ffn_gate_inp.weight"),
+                &[n_embd, n_expert],
+                Role::Matrix,
+            ),
             bias: loader.optional(part, &name("exp_probs_b.bias"), &[n_expert], Role::Vector),
-            gate: loader.tensor(part, &name("ffn_gate_exps.weight"), &[n_embd, n_ff, n_expert], Role::Matrix),
-            up: loader.tensor(part, &name("ffn_up_exps.weight"), &[n_embd, n_ff, n_expert], Role::Matrix),
-            down: loader.tensor(part, &name("ffn_down_exps.weight"), &[n_ff, n_embd, n_expert], Role::Matrix),
-            shared: params.n_ff_shared.map(|n| SwiGlu::load(loader, layer, "_shexp", n_embd, u64::from(n))),
+            gate: loader.tensor(
+                part,
+                &name("ffn_gate_exps.weight"),
+                &[n_embd, n_ff, n_expert],
+                Role::Matrix,
+            ),
+            up: loader.tensor(
+                part,
+                &name("ffn_up_exps.weight"),
+                &[n_embd, n_ff, n_expert],
+                Role::Matrix,
+            ),
+            down: loader.tensor(
+                part,
+                &name("ffn_down_exps.weight"),
+                &[n_ff, n_embd, n_expert],
+                Role::Matrix,
+            ),
+            shared: params
+                .n_ff_shared
+                .map(|n| SwiGlu::load(loader, layer, "_shexp", n_embd, u64::from(n))),
         }
     }
 
@@ -83,7 +109,10 @@ impl Moe {
         let nb = out.nb();
         let mut sum = g.view(out, &[n_embd, n], &[nb[2]], 0)?;
         for expert in 1..n_used {
-            sum = g.add(sum, g.view(out, &[n_embd, n], &[nb[2]], expert as usize * nb[1])?)?;
+            sum = g.add(
+                sum,
+                g.view(out, &[n_embd, n], &[nb[2]], expert as usize * nb[1])?,
+            )?;
         }
         match &self.shared {
             Some(shared) => g.add(shared.build(s, x)?, sum),
@@ -107,7 +136,10 @@ impl Moe {
             let best_two = g.top_k(by_group, size.min(2))?;
             let best_two = g.get_rows(g.reshape(scores, &[1, size, groups, n])?, best_two)?;
             let group_scores = g.sum_rows(g.reshape(best_two, &[size.min(2), groups, n])?)?;
-            let kept = g.top_k(g.reshape(group_scores, &[groups, n])?, i64::from(p.n_group_used))?;
+            let kept = g.top_k(
+                g.reshape(group_scores, &[groups, n])?,
+                i64::from(p.n_group_used),
+            )?;
             let open = g.get_rows(by_group, kept)?;
             let closed = g.fill(by_group, f32::NEG_INFINITY)?;
             scores = g.reshape(g.set_rows(closed, open, kept)?, &[size * groups, n])?;
@@ -116,7 +148,12 @@ impl Moe {
     }
 
     /// The weight of each chosen expert: `{1, n_used, tokens}`.
-    fn weigh<'g>(&self, s: &Step<'g, '_>, probs: Tensor<'g>, chosen: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
+    fn weigh<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        probs: Tensor<'g>,
+        chosen: Tensor<'g>,
+    ) -> Result<Tensor<'g>, GraphError> {
         let (g, p) = (s.g(), &self.params);
         let (n_used, n) = (i64::from(p.n_used), probs.ne()[1]);
         let weights = g.get_rows(g.reshape(probs, &[1, i64::from(p.n_expert), n])?, chosen)?;

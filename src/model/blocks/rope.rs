@@ -9,9 +9,19 @@ const YARN_BETA_FAST: f32 = 32.0;
 const YARN_BETA_SLOW: f32 = 1.0;
 
 /// Rotation of `n_dims` dimensions, from `rope.freq_base` and `rope.scaling.*`.
-pub fn rope_from_keys(keys: &Keys<'_>, kind: RopeKind, n_dims: u32, n_ctx_train: u32) -> Result<Rope, LoadError> {
+pub fn rope_from_keys(
+    keys: &Keys<'_>,
+    kind: RopeKind,
+    n_dims: u32,
+    n_ctx_train: u32,
+) -> Result<Rope, LoadError> {
     let freq_base = keys.f32_or("rope.freq_base", 10_000.0)?;
-    keys.check(freq_base > 0.0, "rope.freq_base", "a positive number", freq_base)?;
+    keys.check(
+        freq_base > 0.0,
+        "rope.freq_base",
+        "a positive number",
+        freq_base,
+    )?;
     let mut rope = Rope {
         kind,
         n_dims,
@@ -25,7 +35,12 @@ pub fn rope_from_keys(keys: &Keys<'_>, kind: RopeKind, n_dims: u32, n_ctx_train:
     };
     let scaling = keys.str("rope.scaling.type")?.unwrap_or("none");
     let factor = keys.f32_or("rope.scaling.factor", 1.0)?;
-    keys.check(factor > 0.0, "rope.scaling.factor", "a positive number", factor)?;
+    keys.check(
+        factor > 0.0,
+        "rope.scaling.factor",
+        "a positive number",
+        factor,
+    )?;
     match scaling {
         "none" => {}
         "linear" => rope.freq_scale = 1.0 / factor,
