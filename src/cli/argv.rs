@@ -169,10 +169,7 @@ fn known_elsewhere(flag: &str, name: &str) -> anyhow::Result<()> {
         Some(start) => name.starts_with(start),
         None => *pattern == name,
     };
-    if let Some((_, hint)) = NOT_YET
-        .iter()
-        .find(|(names, _)| names.iter().any(|n| matches(&n)))
-    {
+    if let Some((_, hint)) = NOT_YET.iter().find(|(names, _)| names.iter().any(matches)) {
         return Err(hinted(format!("`{flag}` is not supported yet"), *hint));
     }
     Ok(())

@@ -240,14 +240,35 @@ impl ModelArgs {
 
     /// Loads a model with a progress bar on stderr.
     pub fn load(&self) -> Result<Model> {
-        self.load_gguf(self.open()?)
+        Self::load_with(self.open()?, &self.options()?)
     }
 
-    /// Loads an opened file with a progress bar on stderr.
-    pub fn load_gguf(&self, gguf: Arc<Gguf>) -> Result<Model> {
-        let options = self.options()?;
+    /// Loads an opened file as [`Self::load`] does, without the MTP head, which would only take memory.
+    pub fn load_trunk(&self, gguf: Arc<Gguf>) -> Result<Model> {
+        let options = LoadOptions {
+            mtp: false,
+            ..self.options()?
+        };
+        Self::load_with(gguf, &options)
+    }
+
+    /// Connects to the RPC servers and gives all devices there are then, the servers' first.
+    pub fn devices(&self) -> Result<Vec<Device>> {
+        let mut all = Vec::new();
+        for endpoint in &self.rpc {
+            all.extend(add_rpc_server(endpoint)?);
+        }
+        for device in oxling::ggml::devices() {
+            if !all.contains(&device) {
+                all.push(device);
+            }
+        }
+        Ok(all)
+    }
+
+    fn load_with(gguf: Arc<Gguf>, options: &LoadOptions) -> Result<Model> {
         let mut progress = LoadProgress::new();
-        let model = Model::load(gguf, &options, &mut |done, total| {
+        let model = Model::load(gguf, options, &mut |done, total| {
             progress.update(done, total)
         })?;
         progress.finish();
@@ -255,10 +276,7 @@ impl ModelArgs {
     }
 
     fn options(&self) -> Result<LoadOptions> {
-        let mut devices = Vec::new();
-        for endpoint in &self.rpc {
-            devices.extend(add_rpc_server(endpoint)?);
-        }
+        let mut devices = self.devices()?;
         let mut n_gpu_layers = match self.n_gpu_layers {
             GpuLayers::Auto => None,
             GpuLayers::Count(n) => Some(n),

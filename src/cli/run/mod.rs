@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use oxling::chat::{ChatTemplate, builtin_template_names};
 use oxling::engine::{Engine, Finish};
+use oxling::ggml::Device;
 use oxling::model::Model;
 use serde_json::{Map, Value};
 
@@ -48,7 +49,7 @@ const ECHOED_CHARS: usize = 400;
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     set_colors(args.output.color);
     if args.output.list_devices {
-        return list_devices();
+        return list_devices(&args.model.devices()?);
     }
     // What can be wrong with the flags is said before a large model is loaded.
     check_speculation(args)?;
@@ -59,7 +60,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut config = args.compute.engine_config()?;
     // Between two batches Ctrl-C is heard; smaller ones cost nothing, as graphs are cut at the micro-batch anyway.
     config.n_batch = config.n_batch.min(config.n_ubatch);
-    let model = args.model.load_gguf(gguf)?;
+    let model = args.model.load_trunk(gguf)?;
     let template = chat_template(args, &model)?;
     let engine = Engine::new(&model, config)?;
     let options = AnswerOptions {
@@ -143,10 +144,10 @@ fn set_colors(when: OnOffAuto) {
     choice.write_global();
 }
 
-fn list_devices() -> Result<ExitCode> {
+fn list_devices(devices: &[Device]) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "Available devices:")?;
-    for device in oxling::ggml::devices() {
+    for device in devices {
         let (free, total) = device.memory();
         let (free, total) = (free >> 20, total >> 20);
         writeln!(
@@ -317,11 +318,7 @@ fn shortened(text: &str) -> Cow<'_, str> {
 fn banner(session: &Session) {
     let engine = session.engine();
     let model = engine.model();
-    let devices: Vec<String> = model
-        .devices()
-        .iter()
-        .map(oxling::ggml::Device::name)
-        .collect();
+    let devices: Vec<String> = model.devices().iter().map(Device::name).collect();
     let (params, mib) = (model.n_params() as f64 / 1e6, model.n_bytes() >> 20);
     note(&format!(
         "{} ({}, {params:.1} M parameters, {mib} MiB)",
