@@ -1,6 +1,6 @@
 //! Devices, their backends (streams) and buffer types.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, c_char};
 use std::fmt;
 use std::ptr::NonNull;
 
@@ -301,14 +301,28 @@ pub fn cpu_features() -> Vec<String> {
     out
 }
 
+/// How long an RPC server may take to answer.
+#[cfg(feature = "rpc")]
+const RPC_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Connects to a ggml RPC server and registers its devices. Needs the `rpc` feature.
+///
+/// A server that goes away later, or speaks another protocol, makes ggml abort the process: it has no other answer.
 #[cfg(feature = "rpc")]
 pub fn add_rpc_server(endpoint: &str) -> Result<Vec<Device>, GgmlError> {
+    use std::ffi::CString;
+    use std::net::{TcpStream, ToSocketAddrs};
+
     super::route_logs_to_tracing();
     let fail = || GgmlError::Rpc {
         endpoint: endpoint.to_owned(),
     };
     let c = CString::new(endpoint).map_err(|_| fail())?;
+    // ggml aborts the process when nobody answers, so knock first.
+    let mut addresses = endpoint.to_socket_addrs().map_err(|_| fail())?;
+    if !addresses.any(|a| TcpStream::connect_timeout(&a, RPC_TIMEOUT).is_ok()) {
+        return Err(fail());
+    }
     // SAFETY: the string is NUL-terminated; null means no connection.
     let reg = unsafe { sys::ggml_backend_rpc_add_server(c.as_ptr()) };
     if reg.is_null() {
@@ -333,7 +347,6 @@ pub fn add_rpc_server(endpoint: &str) -> Result<Vec<Device>, GgmlError> {
 /// Connects to a ggml RPC server and registers its devices. Needs the `rpc` feature.
 #[cfg(not(feature = "rpc"))]
 pub fn add_rpc_server(_endpoint: &str) -> Result<Vec<Device>, GgmlError> {
-    let _ = CString::default;
     Err(GgmlError::MissingBackend { backend: "RPC" })
 }
 
