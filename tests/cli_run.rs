@@ -272,72 +272,74 @@ fn without_a_terminal_there_are_no_escape_sequences() {
     );
 }
 
+/// Flags, what the error says, what the hint says.
+const WRONG: &[(&[&str], &str, &str)] = &[
+    (
+        &["--temp", "hot"],
+        "invalid value 'hot' for '--temp <N>'",
+        "--help",
+    ),
+    (
+        &["--color", "blue"],
+        "invalid value 'blue'",
+        "on, off, auto",
+    ),
+    (&["--tmp", "1"], "unexpected argument '--tmp'", "--temp"),
+    (
+        &["-fa", "-st"],
+        "a value is required for '--flash-attn",
+        "on, off, auto",
+    ),
+    (&["-temp", "1"], "unknown flag `-temp`", "--temp"),
+    (&["-m", "no.gguf"], "no.gguf", "check the path"),
+    (&["-f", "no.txt"], "cannot read no.txt", "check the path"),
+    (&["-p", "a", "-f", "b"], "cannot be used with", "--help"),
+    (
+        &["-p", "a", "--samplers", "magic"],
+        "unknown sampler",
+        "known samplers",
+    ),
+    (
+        &["-p", "a", "-c", "3"],
+        "tokens, the context holds 3",
+        "-c N",
+    ),
+    (
+        &["-p", "a", "--chat-template", "none"],
+        "unknown chat template",
+        "known are",
+    ),
+    (
+        &["-p", "a", "--chat-template", "{% if %}"],
+        "chat template, line 1",
+        "--chat-template NAME",
+    ),
+    (
+        &["-p", "a", "--chat-template-kwargs", "[]"],
+        "--chat-template-kwargs",
+        "JSON object",
+    ),
+    (&["-p", "a", "-dev", "Abacus0"], "Abacus0", "--list-devices"),
+    (&["-p", r"\xff"], "UTF-8", "--no-escape"),
+    (&["-no-cnv", "-p", ""], "the prompt is empty", "-p TEXT"),
+    (
+        &["--draft-max", "3"],
+        "`--draft-max` is not a flag here",
+        "--spec-draft-n-max",
+    ),
+    (&["--no-mmap"], "`--no-mmap` is not a flag here", "-lm none"),
+    (&["--spec-type", "mtp"], "unknown speculation", "draft-mtp"),
+    (
+        &["--spec-type", "draft-mtp"],
+        "not built yet",
+        "--spec-type",
+    ),
+    (&["-hf", "a/b"], "`-hf` is not supported yet", "-m FILE"),
+];
+
 #[test]
 fn what_is_wrong_is_said_in_one_line_with_a_hint() {
-    let cases: &[(&[&str], &str, &str)] = &[
-        (
-            &["--temp", "hot"],
-            "invalid value 'hot' for '--temp <N>'",
-            "--help",
-        ),
-        (
-            &["--color", "blue"],
-            "invalid value 'blue'",
-            "on, off, auto",
-        ),
-        (&["--tmp", "1"], "unexpected argument '--tmp'", "--temp"),
-        (
-            &["-fa", "-st"],
-            "a value is required for '--flash-attn",
-            "on, off, auto",
-        ),
-        (&["-temp", "1"], "unknown flag `-temp`", "--temp"),
-        (&["-m", "no.gguf"], "no.gguf", "check the path"),
-        (&["-f", "no.txt"], "cannot read no.txt", "check the path"),
-        (&["-p", "a", "-f", "b"], "cannot be used with", "--help"),
-        (
-            &["-p", "a", "--samplers", "magic"],
-            "unknown sampler",
-            "known samplers",
-        ),
-        (
-            &["-p", "a", "-c", "3"],
-            "tokens, the context holds 3",
-            "-c N",
-        ),
-        (
-            &["-p", "a", "--chat-template", "none"],
-            "unknown chat template",
-            "known are",
-        ),
-        (
-            &["-p", "a", "--chat-template", "{% if %}"],
-            "chat template, line 1",
-            "--chat-template NAME",
-        ),
-        (
-            &["-p", "a", "--chat-template-kwargs", "[]"],
-            "--chat-template-kwargs",
-            "JSON object",
-        ),
-        (&["-p", "a", "-dev", "Abacus0"], "Abacus0", "--list-devices"),
-        (&["-p", r"\xff"], "UTF-8", "--no-escape"),
-        (&["-no-cnv", "-p", ""], "the prompt is empty", "-p TEXT"),
-        (
-            &["--draft-max", "3"],
-            "`--draft-max` is not a flag here",
-            "--spec-draft-n-max",
-        ),
-        (&["--no-mmap"], "`--no-mmap` is not a flag here", "-lm none"),
-        (&["--spec-type", "mtp"], "unknown speculation", "draft-mtp"),
-        (
-            &["--spec-type", "draft-mtp"],
-            "not built yet",
-            "--spec-type",
-        ),
-        (&["-hf", "a/b"], "`-hf` is not supported yet", "-m FILE"),
-    ];
-    for (flags, error, hint) in cases {
+    for (flags, error, hint) in WRONG {
         let (code, stdout, stderr) = outcome(run(flags).write_stdin(""));
         assert_eq!(
             (code, stdout.as_str()),
@@ -358,6 +360,46 @@ fn what_is_wrong_is_said_in_one_line_with_a_hint() {
             "{flags:?}: {stderr}"
         );
     }
+}
+
+/// Starts an answer without end, waits for its first byte, and sends the signal of Ctrl-C.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_an_answer_and_leaves() {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    let flags = [
+        "run",
+        "-t",
+        "1",
+        "-st",
+        "--ignore-eos",
+        "-p",
+        "Tell me a story.",
+    ];
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("oxling"))
+        .args(flags)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut first)
+        .unwrap();
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(output.stdout.last(), Some(&b'\n'));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("t/s"));
 }
 
 #[test]

@@ -200,7 +200,7 @@ impl Session {
         if n_tokens > n_ctx as usize {
             return Err(hinted(
                 format!("the prompt has {n_tokens} tokens, the context holds {n_ctx}"),
-                "make the context larger with -c N, or the prompt shorter",
+                "make the context larger with -c N; in a chat, /clear starts a new conversation",
             ));
         }
         Ok(())
