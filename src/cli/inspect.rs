@@ -1,7 +1,9 @@
 //! `oxling inspect`: what is in a GGUF file, whether it runs, and what that takes.
 
+mod cost;
 mod report;
 mod text;
+mod values;
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use oxling::engine::{Engine, EngineConfig, EngineError};
 use oxling::memory::{SeqId, Work};
@@ -92,6 +92,11 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
             args.prompts.display()
         )
     })?;
+    ensure!(
+        !prompts.is_empty(),
+        "{}: the list of prompts is empty",
+        args.prompts.display()
+    );
     let model = args.model.load()?;
     let ids = encode(&model, prompts)?;
     let mut engine = Engine::new(&model, config(args, &ids)?)?;
@@ -425,9 +430,6 @@ fn report(model: &Model, answers: &[Answer], json: bool) -> Result<()> {
             "{:>4} {:>6} tokens  {:?}",
             row.prompt, row.n_tokens, row.text
         )?;
-    }
-    if rows.is_empty() {
-        bail!("the list of prompts is empty");
     }
     Ok(())
 }

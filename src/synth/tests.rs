@@ -33,7 +33,7 @@ fn shapes_are_those_of_the_published_models() {
     let flash = Blueprint::new(&recipe(PRESETS[0].dims, GgmlType::IQ4_NL)).unwrap();
     // 540 tensors and about 104 billion weights of the trunk, 3.2 billion more of the MTP head.
     assert_eq!(flash.tensors.len(), 540);
-    assert_eq!(flash.n_params() / 100_000_000, 1075);
+    assert_eq!(flash.n_params() / 100_000_000, 1074);
     let one_t = Blueprint::new(&recipe(PRESETS[1].dims, GgmlType::IQ4_NL)).unwrap();
     assert!(
         (990_000_000_000..1_050_000_000_000).contains(&one_t.n_params()),
@@ -71,13 +71,15 @@ fn weights_have_the_variance_that_keeps_activations_finite() {
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
         let variance = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
         let fan_in = info.shape.ne()[0] as f64;
+        // Five standard errors of a sample of this size.
+        let tolerance = 5.0 * (2.0 / n).sqrt();
         assert!(
-            mean.abs() * fan_in.sqrt() < 0.05,
+            mean.abs() * fan_in.sqrt() < tolerance,
             "{}: mean {mean}",
             info.name
         );
         assert!(
-            (variance * fan_in - 1.0).abs() < 0.05,
+            (variance * fan_in - 1.0).abs() < tolerance,
             "{}: variance {variance}",
             info.name
         );

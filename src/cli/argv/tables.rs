@@ -17,6 +17,7 @@ pub const SHORT: &[(&str, &str)] = &[
     ("ncmoe", "n-cpu-moe"),
     ("ngl", "n-gpu-layers"),
     ("no-cnv", "no-conversation"),
+    ("np", "parallel"),
     ("rea", "reasoning"),
     ("sp", "special"),
     ("st", "single-turn"),

@@ -4,20 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use oxling::engine::{EngineConfig, memory_needed};
-use oxling::ggml::{DType, Device, DeviceKind, devices};
-use oxling::gguf::{Array, Gguf, TensorInfo, Value};
-use oxling::model::loader::{LayerPlacement, Part};
-use oxling::model::{ARCHITECTURES, LoadError, LoadOptions, Model, auto_gpu_layers};
+use oxling::ggml::DType;
+use oxling::gguf::{Gguf, TensorInfo};
+use oxling::model::{ARCHITECTURES, LoadError, LoadOptions, Model};
 use oxling::tokenizer::Tokenizer;
 use serde::Serialize;
-use serde_json::json;
 
-/// Elements of a long array, and characters of a long text, that are shown.
-const SHOWN_ELEMENTS: usize = 8;
-const SHOWN_CHARS: usize = 96;
-/// Contexts whose memory is stated when none are named, beside that of training.
-const USUAL_CONTEXTS: [u32; 3] = [4096, 32_768, 131_072];
+use super::cost::{memory, placement};
+use super::values::entry;
 
 /// What to work out beside the file itself.
 pub struct Wishes {
@@ -313,89 +307,9 @@ fn part_of(name: &str, first_mtp: Option<u32>) -> &'static str {
     }
 }
 
-fn block_of(name: &str) -> Option<u32> {
+/// The block a tensor belongs to.
+pub fn block_of(name: &str) -> Option<u32> {
     name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
-}
-
-/// The devices and what loading with default options would put on each.
-fn placement(model: &Model) -> Vec<DeviceReport> {
-    let Ok(cpu) = Device::cpu() else {
-        return Vec::new();
-    };
-    let gpus: Vec<Device> = devices().into_iter().filter(Device::is_gpu).collect();
-    let n_blocks = model.sizes().n_layer + u32::from(model.network().has_mtp());
-    let n_gpu_layers = auto_gpu_layers(model.gguf(), &gpus, n_blocks);
-    let placement = LayerPlacement::new(cpu, &gpus, n_blocks, n_gpu_layers);
-    let mut all: Vec<DeviceReport> = devices()
-        .into_iter()
-        .filter(|d| d.kind() != DeviceKind::Accelerator)
-        .map(|device| {
-            let (memory_free, memory_total) = device.memory();
-            DeviceReport {
-                name: device.name(),
-                description: device.description(),
-                memory_free,
-                memory_total,
-                blocks: (0..n_blocks)
-                    .filter(|&i| placement.device(Part::Layer(i)) == device)
-                    .count() as u32,
-                output: placement.device(Part::Output) == device,
-                bytes: 0,
-            }
-        })
-        .collect();
-    for tensor in model.gguf().tensors() {
-        let part = match block_of(&tensor.name) {
-            Some(i) => Part::Layer(i),
-            None if tensor.name.starts_with("output") => Part::Output,
-            None => Part::Input,
-        };
-        let name = placement.device(part).name();
-        if let Some(device) = all.iter_mut().find(|d| d.name == name) {
-            device.bytes += tensor.bytes;
-        }
-    }
-    all
-}
-
-fn memory(model: &Model, wishes: &Wishes) -> Vec<MemoryReport> {
-    let trained = model.sizes().n_ctx_train;
-    let mut contexts = wishes.contexts.clone();
-    if contexts.is_empty() {
-        contexts.extend(USUAL_CONTEXTS.iter().filter(|&&n| n < trained));
-        contexts.push(trained);
-    }
-    let weights = model.n_bytes();
-    let states: u64 = model
-        .memory_spec()
-        .planes
-        .iter()
-        .map(|p| p.width * 4)
-        .sum::<u64>()
-        * (u64::from(wishes.n_seq) + 1);
-    let report = |context: u32| {
-        let config = EngineConfig {
-            n_ctx: context,
-            n_seq: wishes.n_seq,
-            row_type: wishes.row_type,
-            ..EngineConfig::default()
-        };
-        let all = memory_needed(model, &config)?;
-        Some(MemoryReport {
-            context,
-            sequences: wishes.n_seq,
-            row_type: wishes.row_type.name(),
-            rows: all.saturating_sub(states),
-            states,
-            weights,
-            total: all + weights,
-        })
-    };
-    contexts
-        .into_iter()
-        .filter(|&n| n > 0)
-        .filter_map(report)
-        .collect()
 }
 
 fn tensor(info: &TensorInfo) -> TensorReport {
@@ -407,77 +321,5 @@ fn tensor(info: &TensorInfo) -> TensorReport {
         bits_per_weight: bits(info.bytes, info.shape.elements()),
         file: info.shard,
         offset: info.offset,
-    }
-}
-
-fn entry(key: &str, value: &Value, full: bool) -> Entry {
-    let (json, text) = match value {
-        Value::Array(array) => {
-            let limit = if full { usize::MAX } else { SHOWN_ELEMENTS };
-            let shown: Vec<serde_json::Value> = elements(array, limit);
-            let mut text = shown
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(", ");
-            if array.len() > shown.len() {
-                text.push_str(", ...");
-                (
-                    json!({ "length": array.len(), "first": shown }),
-                    format!("[{text}] {} in all", array.len()),
-                )
-            } else {
-                (json!(shown), format!("[{text}]"))
-            }
-        }
-        scalar => {
-            let json = to_json(scalar);
-            let mut text = json.to_string();
-            if !full && text.chars().count() > SHOWN_CHARS {
-                let whole = text.len();
-                text = text.chars().take(SHOWN_CHARS).collect();
-                text.push_str(&format!("...\" {whole} bytes"));
-            }
-            (json, text)
-        }
-    };
-    Entry {
-        key: key.to_owned(),
-        ty: value.type_name(),
-        value: json,
-        text,
-    }
-}
-
-/// The first elements of an array.
-fn elements(array: &Array, limit: usize) -> Vec<serde_json::Value> {
-    macro_rules! each {
-        ($($variant:ident),*) => {
-            match array {
-                $(Array::$variant(v) => v.iter().take(limit).map(|e| to_json(&Value::$variant(e.clone()))).collect(),)*
-            }
-        };
-    }
-    each!(
-        U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64
-    )
-}
-
-fn to_json(value: &Value) -> serde_json::Value {
-    match value {
-        Value::Bool(b) => json!(b),
-        Value::String(s) => json!(s.to_string()),
-        Value::Array(array) => json!(elements(array, usize::MAX)),
-        // The shortest decimal form, not that of the f64 behind it.
-        Value::F32(f) => f
-            .to_string()
-            .parse::<f64>()
-            .map_or(json!(f.to_string()), |f| json!(f)),
-        Value::F64(f) => json!(f),
-        Value::U64(n) => json!(n),
-        other => other
-            .as_integer()
-            .and_then(|n| i64::try_from(n).ok())
-            .map_or(json!(null), |n| json!(n)),
     }
 }
