@@ -175,7 +175,8 @@ fn inspect_for_people_is_plain_text_in_aligned_columns() {
 fn inspect_takes_any_valid_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    let cases: [(fn(&mut Draft), &str, &str); 4] = [
+    type Change = fn(&mut Draft);
+    let cases: [(Change, &str, &str); 4] = [
         (
             |d| drop(d.metadata.insert("general.architecture", "llama")),
             "unsupported",

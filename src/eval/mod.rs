@@ -149,7 +149,9 @@ mod tests {
     #[test]
     fn the_error_of_a_mean_is_that_of_the_textbook() {
         let mut mean = Mean::default();
-        [1.0, 2.0, 3.0, 4.0].map(|v| mean.add(v));
+        for value in [1.0, 2.0, 3.0, 4.0] {
+            mean.add(value);
+        }
         assert_eq!(mean.mean(), 2.5);
         assert!((mean.error() - (1.25f64 / 3.0).sqrt()).abs() < 1e-12);
     }

@@ -135,7 +135,8 @@ fn rows_that_do_not_fit_a_type_get_the_nearest_that_does() {
 
 #[test]
 fn impossible_sizes_are_refused() {
-    let cases: [(&str, fn(&mut Dims)); 6] = [
+    type Change = fn(&mut Dims);
+    let cases: [(&str, Change); 6] = [
         ("experts-used", |d| d.experts_used = 17),
         ("experts", |d| d.experts = 18),
         ("heads times head-dim", |d| d.norm_groups = 3),

@@ -41,7 +41,7 @@ pub fn overview(out: &mut dyn Write, report: &Report) -> io::Result<()> {
 
 fn summary(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     let name = report.name.as_deref().unwrap_or("(no name)");
-    heading(out, &format!("{name:?}").trim_matches('"').to_owned())?;
+    heading(out, &name.escape_debug().to_string())?;
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
     let mut line = |what: &str, value: String| table.row([what.to_owned(), value]);
     for file in &report.files {
