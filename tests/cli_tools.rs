@@ -453,87 +453,27 @@ fn perplexity_of_a_text_and_divergence_from_itself() {
 #[test]
 fn synth_makes_models_that_load_and_answer() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [&[&str]; 5] = [
-        &["--type", "F16", "--layers", "2"],
-        &[
-            "--type",
-            "Q4_K",
-            "--layers",
-            "4",
-            "--experts",
-            "8",
-            "--seed",
-            "7",
-        ],
-        &["--type", "IQ2_XXS", "--q-lora", "0", "--no-mtp"],
-        &[
-            "--like",
-            "ling-2.6-flash",
-            "--layers",
-            "4",
-            "--hidden",
-            "256",
-            "--heads",
-            "2",
-            "--ff",
-            "512",
-            "--expert-ff",
-            "64",
-            "--experts",
-            "16",
-            "--vocab",
-            "512",
-        ],
-        &[
-            "--like",
-            "ling-2.6-1t",
-            "--layers",
-            "8",
-            "--hidden",
-            "256",
-            "--heads",
-            "2",
-            "--ff",
-            "512",
-            "--expert-ff",
-            "64",
-            "--experts",
-            "16",
-            "--vocab",
-            "512",
-            "--type",
-            "Q8_0",
-            "--output-tensor-type",
-            "F16",
-        ],
+    let narrow = "--hidden 256 --heads 2 --ff 512 --expert-ff 64 --experts 16 --vocab 512";
+    let cases = [
+        "--like tiny-ling --type F16 --layers 2".to_owned(),
+        "--like tiny-ling --type Q4_K --layers 4 --experts 8 --seed 7".to_owned(),
+        "--like tiny-ling --type IQ2_XXS --q-lora 0 --no-mtp".to_owned(),
+        format!("--like ling-2.6-flash --layers 4 {narrow}"),
+        format!("--like ling-2.6-1t --layers 8 {narrow} --type Q8_0 --output-tensor-type F16"),
     ];
     for (i, flags) in cases.iter().enumerate() {
         let path = folder.path().join(format!("{i}.gguf"));
-        let like: &[&str] = if flags.contains(&"--like") {
-            &[]
-        } else {
-            &["--like", "tiny-ling"]
-        };
-        stdout(&[&["synth", "-o", text(&path)], like, flags].concat());
+        let synth = ["synth", "-o", text(&path)].into_iter();
+        stdout(&synth.chain(flags.split_whitespace()).collect::<Vec<_>>());
         let report = json(&["inspect", text(&path), "--json"]);
         assert_eq!(
             report["runs"]["status"], "yes",
             "{flags:?}: {}",
             report["runs"]
         );
-        let answer = stdout(&[
-            "run",
-            "-m",
-            text(&path),
-            "-no-cnv",
-            "-p",
-            "Hello",
-            "-n",
-            "2",
-            "--temp",
-            "0",
-            "--ignore-eos",
-        ]);
+        let run = ["run", "-m", text(&path)].into_iter();
+        let raw = "-no-cnv -p Hello -n 2 --temp 0 --ignore-eos".split_whitespace();
+        let answer = stdout(&run.chain(raw).collect::<Vec<_>>());
         assert!(answer.len() > "Hello".len(), "{flags:?}: {answer:?}");
     }
 }

@@ -1,8 +1,9 @@
 //! `oxling logits`: logits of prompts at every position, under the keys the reference scripts use.
 
-use std::borrow::Cow;
+mod file;
+
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
@@ -10,7 +11,6 @@ use oxling::engine::{Engine, EngineConfig, EngineError};
 use oxling::memory::{SeqId, Work};
 use oxling::model::Model;
 use oxling::tokenizer::EncodeOptions;
-use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 
 use super::model_args::{ComputeArgs, ModelArgs, read_text};
@@ -110,7 +110,7 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         bar.inc(batch.len() as u64);
     }
     bar.finish_and_clear();
-    save(&args.out, &model, args.mtp, &answers)?;
+    file::save(&args.out, &model, args.mtp, &answers)?;
     report(&model, &answers, args.json)
 }
 
@@ -317,86 +317,6 @@ fn argmax(row: &[f32]) -> u32 {
         }
     }
     best as u32
-}
-
-/// A tensor of the output file.
-struct Tensor {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl View for &Tensor {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-impl Tensor {
-    fn ids(ids: &[u32]) -> Self {
-        let bytes = ids
-            .iter()
-            .flat_map(|&id| (id as i32).to_le_bytes())
-            .collect();
-        Self {
-            dtype: Dtype::I32,
-            shape: vec![ids.len()],
-            bytes,
-        }
-    }
-
-    fn rows(values: &[f32], n_vocab: usize) -> Self {
-        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self {
-            dtype: Dtype::F32,
-            shape: vec![values.len() / n_vocab, n_vocab],
-            bytes,
-        }
-    }
-}
-
-/// Writes the tensors beside the target, then renames, so that a file under its name is always whole.
-fn save(path: &Path, model: &Model, mtp: bool, answers: &[Answer]) -> Result<()> {
-    let n_vocab = model.n_vocab() as usize;
-    let mut tensors = Vec::new();
-    for (i, answer) in answers.iter().enumerate() {
-        tensors.push((format!("ids_{i}"), Tensor::ids(&answer.ids)));
-        tensors.push((format!("logits_{i}"), Tensor::rows(&answer.logits, n_vocab)));
-        if mtp {
-            tensors.push((
-                format!("mtp_logits_{i}"),
-                Tensor::rows(&answer.mtp_logits, n_vocab),
-            ));
-        }
-        tensors.push((format!("greedy_{i}"), Tensor::ids(&answer.greedy)));
-    }
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let info = [("model".to_owned(), model.name())].into_iter().collect();
-    let views = tensors.iter().map(|(name, tensor)| (name, tensor));
-    let written = safetensors::serialize_to_file(views, Some(info), &part)
-        .with_context(|| format!("cannot write {}", part.display()))
-        .and_then(|()| {
-            std::fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))
-        });
-    if written.is_err() {
-        // Nothing is left behind, and a failure to tidy up says nothing new.
-        let _ = std::fs::remove_file(&part);
-    }
-    written
 }
 
 /// One line of the report.

@@ -95,7 +95,7 @@ mod tests {
         table.row(["größer".into(), "12345".into()]);
         let mut out = Vec::new();
         table.write(&mut out).unwrap();
-        let expected = "  name     size\n  a            1\n  größer   12345\n";
+        let expected = "  name     size\n  a           1\n  größer  12345\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 

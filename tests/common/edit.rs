@@ -21,10 +21,17 @@ impl Draft {
     pub fn demo() -> Self {
         let gguf = Gguf::open(&demo_path()).unwrap();
         let tensor = |t: &oxling::gguf::TensorInfo| {
-            let plan = TensorPlan { name: t.name.clone(), ty: t.ty, shape: t.shape };
+            let plan = TensorPlan {
+                name: t.name.clone(),
+                ty: t.ty,
+                shape: t.shape,
+            };
             (plan, gguf.data(t).to_vec())
         };
-        Self { metadata: gguf.metadata().clone(), tensors: gguf.tensors().iter().map(tensor).collect() }
+        Self {
+            metadata: gguf.metadata().clone(),
+            tensors: gguf.tensors().iter().map(tensor).collect(),
+        }
     }
 
     /// Sets a key of the architecture.
@@ -34,7 +41,12 @@ impl Draft {
 
     /// Removes a key of the architecture.
     pub fn unset(&mut self, key: &str) {
-        assert!(self.metadata.remove(&format!("bailing_hybrid.{key}")).is_some(), "{key} was not there");
+        assert!(
+            self.metadata
+                .remove(&format!("bailing_hybrid.{key}"))
+                .is_some(),
+            "{key} was not there"
+        );
     }
 
     /// Removes a tensor.
@@ -48,7 +60,11 @@ impl Draft {
     pub fn put(&mut self, name: &str, ty: GgmlType, dims: &[u64]) {
         let shape = Shape::new(dims).unwrap();
         let bytes = vec![0; shape.bytes(ty).unwrap() as usize];
-        let plan = TensorPlan { name: name.to_owned(), ty, shape };
+        let plan = TensorPlan {
+            name: name.to_owned(),
+            ty,
+            shape,
+        };
         match self.tensors.iter_mut().find(|(plan, _)| plan.name == name) {
             Some(tensor) => *tensor = (plan, bytes),
             None => self.tensors.push((plan, bytes)),
