@@ -28,10 +28,6 @@ use super::progress::count_bar;
   oxling logits -m model.gguf --prompts prompts.json --out l.safetensors --ubatch 1   # one token at a time
   oxling logits -m model.gguf --prompts prompts.json --out l.safetensors --parallel 4 # four prompts at once")]
 pub struct LogitsArgs {
-    #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    compute: ComputeArgs,
     /// JSON list of prompts: texts or lists of token ids; `-` is stdin.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
@@ -56,6 +52,10 @@ pub struct LogitsArgs {
     /// Print what was computed as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 /// How a sequence is put back to an earlier token.

@@ -56,17 +56,11 @@ struct Cli {
 enum Command {
     /// Complete a prompt or chat.
     Run(Box<run::RunArgs>),
-    /// Show what is in a GGUF file and what running it takes.
     Inspect(inspect::InspectArgs),
-    /// Show how a text becomes tokens.
     Tokenize(tokenize::TokenizeArgs),
-    /// Write logits of prompts at every position, for comparison with a reference.
     Logits(logits::LogitsArgs),
-    /// Measure perplexity on a text, or divergence from saved logits.
     Perplexity(perplexity::PerplexityArgs),
-    /// Make a GGUF of random weights in the true shape of a model.
     Synth(synth::SynthArgs),
-    /// Print the licences of what this program is made of.
     Licenses(licenses::LicensesArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),

@@ -31,10 +31,6 @@ const DEFAULT_CONTEXT: u32 = 512;
   oxling perplexity -m f16.gguf -f wiki.test.raw --save-logits f16.kld   # save the predictions of one model,
   oxling perplexity -m iq4.gguf --kl-base f16.kld                        # then measure how far another is from it")]
 pub struct PerplexityArgs {
-    #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    compute: ComputeArgs,
     /// Text to predict; `-` is stdin.
     #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -56,6 +52,10 @@ pub struct PerplexityArgs {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 /// Runs the command.

@@ -67,14 +67,14 @@ pub struct SynthArgs {
     /// Split the model into files of at most this size, such as 20G or 500M.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     split_max_size: Option<u64>,
-    #[command(flatten)]
-    sizes: SizeArgs,
     /// Print what would be made, and make nothing.
     #[arg(long)]
     dry_run: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    sizes: SizeArgs,
 }
 
 /// Sizes to change.

@@ -21,8 +21,6 @@ use super::model_args::{ModelArgs, read_text};
   echo -n 'Hello' | oxling tokenize -m model.gguf --stdin --json
   oxling tokenize -m model.gguf --decode '[976, 9029, 328]'")]
 pub struct TokenizeArgs {
-    #[command(flatten)]
-    model: ModelArgs,
     /// Text to tokenize.
     #[arg(short = 'p', long, value_name = "TEXT", group = "input")]
     prompt: Option<String>,
@@ -53,6 +51,8 @@ pub struct TokenizeArgs {
     /// Print as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// Runs the command.
