@@ -158,13 +158,10 @@ impl Scheduler {
         if graph.allocation != Some((self.id, self.epoch)) {
             return Err(GgmlError::NotAllocated);
         }
-        // Readers of the same memory wait until the computation is done.
-        let _guards: Vec<_> = graph
-            .stores()
-            .iter()
-            .filter(|s| s.is_writable())
-            .map(|s| s.lock())
-            .collect();
+        // In one order for all graphs, so that two never wait for each other.
+        let mut stores: Vec<_> = graph.stores().iter().collect();
+        stores.sort_by_key(|s| std::sync::Arc::as_ptr(s));
+        let _guards: Vec<_> = stores.iter().map(|s| s.lock_for_graph()).collect();
         if let Some(recorder) = &mut self.profile {
             recorder.last = Instant::now();
         }

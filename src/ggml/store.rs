@@ -4,7 +4,7 @@ use std::any::Any;
 use std::ffi::CString;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ggml_sys as sys;
 
@@ -97,6 +97,12 @@ impl StoreBuilder {
                 capacity: self.arena.capacity(),
             });
         }
+        if self.writable && matches!(place, Placement::Mapped { .. }) {
+            return Err(GraphError::ReadOnly {
+                op: "map",
+                tensor: name.to_owned(),
+            });
+        }
         let ne = super::graph::checked_shape("tensor", ty, shape)?;
         // SAFETY: the shape was checked (dims, overflow, block size) and the arena has room for one more tensor.
         let raw = unsafe {
@@ -130,7 +136,7 @@ impl StoreBuilder {
             tensors: self.tensors.into_iter().map(|(t, _)| t).collect(),
             mapped,
             writable: self.writable,
-            lock: Mutex::new(()),
+            lock: RwLock::new(()),
             buffers,
             _owners: self.regions.into_iter().map(|r| r.owner).collect(),
             _arena: self.arena,
@@ -247,16 +253,16 @@ pub struct Store {
     tensors: Vec<NonNull<sys::ggml_tensor>>,
     mapped: Vec<bool>,
     writable: bool,
-    /// Held while a graph that uses a writable store computes, and while its bytes are accessed from outside.
-    lock: Mutex<()>,
+    /// Computing takes it for reading (weights) or writing (sequence memory); access from outside likewise.
+    lock: RwLock<()>,
     // Fields drop in order: buffers before the regions and the structs they refer to.
     buffers: Vec<Buffer>,
     _owners: Vec<Arc<dyn Any + Send + Sync>>,
     _arena: Arena,
 }
 
-// SAFETY: the tensor structs are immutable after `build`; bytes of a writable store are only touched under `lock`,
-// bytes of a read-only store are written only through `write`, which also takes the lock, before they are shared.
+// SAFETY: the tensor structs are immutable after `build`; bytes are written only under the write lock (by `write`, and
+// by graphs in a writable store) and read only under one of the locks.
 unsafe impl Send for Store {}
 // SAFETY: as above.
 unsafe impl Sync for Store {}
@@ -288,7 +294,7 @@ impl Store {
             .into());
         }
         check_range(raw, offset, bytes.len())?;
-        let _guard = self.lock();
+        let _guard = self.lock_exclusive();
         // SAFETY: the range lies inside the tensor, which has a buffer; the lock excludes computations.
         unsafe {
             sys::ggml_backend_tensor_set(raw.as_ptr(), bytes.as_ptr().cast(), offset, bytes.len())
@@ -300,7 +306,7 @@ impl Store {
     pub fn read(&self, id: TensorId, offset: usize, bytes: &mut [u8]) -> Result<(), GgmlError> {
         let raw = self.raw(id)?;
         check_range(raw, offset, bytes.len())?;
-        let _guard = self.lock();
+        let _guard = self.lock_shared();
         // SAFETY: as in `write`.
         unsafe {
             sys::ggml_backend_tensor_get(
@@ -324,9 +330,26 @@ impl Store {
             })
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, ()> {
+    /// What a graph holds while it computes with this store.
+    pub(super) fn lock_for_graph(&self) -> GraphGuard<'_> {
+        if self.writable {
+            GraphGuard::Exclusive {
+                _guard: self.lock_exclusive(),
+            }
+        } else {
+            GraphGuard::Shared {
+                _guard: self.lock_shared(),
+            }
+        }
+    }
+
+    fn lock_shared(&self) -> RwLockReadGuard<'_, ()> {
+        self.lock.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_exclusive(&self) -> RwLockWriteGuard<'_, ()> {
         // The guarded value is (): a panic elsewhere cannot have left it inconsistent.
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -339,6 +362,12 @@ impl fmt::Debug for Store {
             self.buffer_bytes()
         )
     }
+}
+
+/// Keeps a store's bytes from being written (shared) or touched (exclusive) from outside.
+pub(super) enum GraphGuard<'a> {
+    Shared { _guard: RwLockReadGuard<'a, ()> },
+    Exclusive { _guard: RwLockWriteGuard<'a, ()> },
 }
 
 /// An owned ggml buffer.
