@@ -69,7 +69,7 @@ pub struct Slot {
     index: usize,
 }
 
-/// Builds one graph. Operations are in [`super::ops`].
+/// Builds one graph.
 pub struct Builder<'g> {
     arena: Arena,
     graph: NonNull<sys::ggml_cgraph>,

@@ -2,12 +2,12 @@
 //!
 //! Two lifetimes are kept apart, as ggml keeps them apart:
 //!
-//! - **tensor structs** live in an [`Arena`](arena::Arena). A [`Tensor`] is a `Copy` handle branded with the
+//! - **tensor structs** live in an arena. A [`Tensor`] is a `Copy` handle branded with the
 //!   graph it belongs to, so a handle can neither outlive its arena nor enter another graph.
 //! - **tensor bytes** live in buffers. Weights and state own theirs through a [`Store`], which graphs keep alive
 //!   by reference count; intermediate results get theirs from the [`Scheduler`] when a graph is allocated.
 //!
-//! ggml aborts the process on a wrong shape. Every operation in [`ops`] therefore checks its operands first and
+//! ggml aborts the process on a wrong shape. Every operation of [`Builder`] therefore checks its operands first and
 //! returns a [`ShapeError`]; every graph is checked against the devices before it is allocated.
 //!
 //! ```compile_fail

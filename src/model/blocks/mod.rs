@@ -1,4 +1,4 @@
-//! Building blocks that architectures share. Each is the weights it needs and a function of a [`super::Step`].
+//! Building blocks that architectures share. Each is the weights it needs and a function of a [`Step`](super::step::Step).
 
 pub mod ffn;
 pub mod lightning;
