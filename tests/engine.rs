@@ -425,5 +425,15 @@ fn impossible_requests_are_errors_and_leave_the_sequence_alone() {
         },
     ];
     assert!(e.step(&twice, false).is_err());
+    let unreadable = EngineConfig {
+        row_type: DType::Q8_0,
+        flash_attention: FlashAttention::Off,
+        ..config()
+    };
+    let error = Engine::new(&model, unreadable).expect_err("only the fused kernel reads such rows");
+    assert!(
+        error.to_string().contains("Q8_0") && error.hint().is_some(),
+        "{error}"
+    );
     step(&mut e, 0, &[8, 9]).expect("still works");
 }

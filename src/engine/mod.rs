@@ -17,13 +17,17 @@ use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Profile, Schedule
 use crate::memory::{
     Checkpoint, Memory, MemoryConfig, MemoryError, Plan, SeqId, StepKind, Topology, Work,
 };
-use crate::model::step::{Step, StepInputs};
+use crate::model::step::{Step, StepInputs, supports_flash};
 use crate::model::{AttentionKernel, Model};
 
 /// Room for a block's tensors in a graph: results, views and weights, and more for every attention window.
 const TENSORS_PER_BLOCK: usize = 160;
 const TENSORS_PER_WINDOW: usize = 40;
 const TENSORS_BESIDE_BLOCKS: usize = 1024;
+
+/// Steps in which attention sees more rows: small on the CPU, what fused kernels ask for on GPUs.
+const CPU_ROW_STEP: u32 = 64;
+const GPU_ROW_STEP: u32 = 256;
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,6 +109,14 @@ pub enum EngineError {
         /// What was given.
         found: u64,
     },
+    /// Quantised attention rows without the kernel that reads them.
+    #[error(
+        "attention rows of type {row_type} can only be read by the fused kernel, which is switched off"
+    )]
+    NeedsFlash {
+        /// The type asked for.
+        row_type: DType,
+    },
     /// Nothing to continue from.
     #[error("the sequence is empty: there is nothing to continue")]
     Empty,
@@ -117,6 +129,7 @@ impl EngineError {
             Self::Memory(e) => e.hint(),
             Self::Ggml(e) => e.hint(),
             Self::Sampling(e) => e.hint(),
+            Self::NeedsFlash { .. } => Some("leave out -fa off, or use -ctk f16".into()),
             _ => None,
         }
     }
@@ -191,19 +204,10 @@ impl Engine {
     /// Allocates memory for the configured sequences.
     pub fn new(model: &Model, config: EngineConfig) -> Result<Self, EngineError> {
         let config = checked(model, config)?;
-        let memory = Memory::new(model.memory_spec(), memory_config(&config))?;
+        let kernel = attention_kernel(model, &config)?;
+        let memory = Memory::new(model.memory_spec(), memory_config(model, &config))?;
         let capacity = capacity(model, config.n_seq as usize);
         let sched = Scheduler::new(model.devices(), capacity)?;
-        let on_gpu = model.devices().iter().any(Device::is_gpu);
-        let kernel = match config.flash_attention {
-            FlashAttention::On => AttentionKernel::Flash,
-            FlashAttention::Off => AttentionKernel::Unfused,
-            // Values of quantised rows can only be read by the fused kernel.
-            FlashAttention::Auto if on_gpu || config.row_type.is_quantized() => {
-                AttentionKernel::Flash
-            }
-            FlashAttention::Auto => AttentionKernel::Unfused,
-        };
         Ok(Self {
             model: model.clone(),
             config,
@@ -394,16 +398,50 @@ impl std::fmt::Debug for Engine {
 /// Bytes a configuration would need for sequence memory.
 pub fn memory_needed(model: &Model, config: &EngineConfig) -> Option<u64> {
     let config = checked(model, config.clone()).ok()?;
-    Memory::bytes_needed(model.memory_spec(), &memory_config(&config))
+    Memory::bytes_needed(model.memory_spec(), &memory_config(model, &config))
 }
 
-fn memory_config(config: &EngineConfig) -> MemoryConfig {
+fn memory_config(model: &Model, config: &EngineConfig) -> MemoryConfig {
     MemoryConfig {
         n_seq: config.n_seq,
         n_ctx_seq: config.n_ctx,
         n_snapshots: config.n_snapshots,
         n_ubatch: config.n_ubatch,
         row_type: config.row_type,
+        row_step: row_step(model),
+    }
+}
+
+fn row_step(model: &Model) -> u32 {
+    if model.devices().iter().any(Device::is_gpu) {
+        GPU_ROW_STEP
+    } else {
+        CPU_ROW_STEP
+    }
+}
+
+/// The kernel asked for; by default the fused one where the GPUs that hold rows have it. On the CPU the matrix products
+/// are faster for one token and for long prompts.
+fn attention_kernel(model: &Model, config: &EngineConfig) -> Result<AttentionKernel, EngineError> {
+    let quantised = config.row_type.is_quantized();
+    match config.flash_attention {
+        FlashAttention::On => Ok(AttentionKernel::Flash),
+        FlashAttention::Off if quantised => Err(EngineError::NeedsFlash {
+            row_type: config.row_type,
+        }),
+        FlashAttention::Off => Ok(AttentionKernel::Unfused),
+        FlashAttention::Auto if quantised => Ok(AttentionKernel::Flash),
+        FlashAttention::Auto => {
+            let rows = &model.memory_spec().rows;
+            let mut on_gpu = rows.iter().filter(|r| r.device.is_gpu()).peekable();
+            let fused = on_gpu.peek().is_some()
+                && on_gpu.all(|r| supports_flash(r.device, r, config.row_type, row_step(model)));
+            Ok(if fused {
+                AttentionKernel::Flash
+            } else {
+                AttentionKernel::Unfused
+            })
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use ggml_sys as sys;
 
-use super::GgmlError;
+use super::{GgmlError, Graph};
 
 /// What a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +106,15 @@ impl Device {
         // SAFETY: `props` is valid for writes for the call.
         unsafe { sys::ggml_backend_dev_get_props(self.raw, &mut props) };
         props.caps.buffer_from_host_ptr
+    }
+
+    /// Whether the device can run every operation of a graph.
+    pub fn supports(&self, graph: &Graph) -> bool {
+        // SAFETY: device and nodes are valid; the query mutates nothing.
+        let runs = |node: NonNull<sys::ggml_tensor>| unsafe {
+            sys::ggml_backend_dev_supports_op(self.raw, node.as_ptr())
+        };
+        (0..graph.n_nodes()).filter_map(|i| graph.node(i)).all(runs)
     }
 
     /// The device's usual buffer type.

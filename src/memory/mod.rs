@@ -1,6 +1,6 @@
 //! Memory of sequences: attention rows per token, and recurrent planes with room for snapshots.
 //!
-//! Each sequence slot owns `n_ctx_seq` rows in every attention layer and `n_snapshots` planes of every recurrent
+//! Each sequence slot owns rows for its context in every attention layer and `n_snapshots` planes of every recurrent
 //! state. After a step, plane `j` of a slot holds the state `j` tokens before the newest; rolling back by `j`
 //! tokens is a change of index. Plane 0 of the pool is all zeros and never written: a fresh sequence reads it.
 
@@ -39,6 +39,10 @@ pub struct RowSpec {
     pub name: String,
     /// Elements of one token's row (MLA: latent and rotary key).
     pub width: u64,
+    /// Leading elements that are the value.
+    pub value_width: u64,
+    /// Heads that look at the row.
+    pub n_head: u64,
     /// Device that holds the layer.
     pub device: Device,
 }
@@ -80,6 +84,16 @@ pub struct MemoryConfig {
     pub n_ubatch: u32,
     /// Element type of attention rows.
     pub row_type: DType,
+    /// Rows that attention looks at come in multiples of this: graphs can be used again while a sequence grows, and
+    /// some devices' kernels ask for it.
+    pub row_step: u32,
+}
+
+impl MemoryConfig {
+    /// Rows a slot owns: `n_ctx_seq` in whole steps.
+    pub fn rows_per_slot(&self) -> u32 {
+        self.n_ctx_seq.next_multiple_of(self.row_step.max(1))
+    }
 }
 
 /// What can go wrong with sequence memory.
@@ -213,7 +227,7 @@ impl Memory {
     pub fn new(spec: &MemorySpec, config: MemoryConfig) -> Result<Self, MemoryError> {
         let count = spec.rows.len() + spec.planes.len() + spec.constants.len();
         let mut builder = StoreBuilder::new(count.max(1), true).map_err(GgmlError::from)?;
-        let n_rows = u64::from(config.n_ctx_seq) * u64::from(config.n_seq);
+        let n_rows = u64::from(config.rows_per_slot()) * u64::from(config.n_seq);
         let n_planes = 1 + u64::from(config.n_seq) * u64::from(config.n_snapshots);
         let (mut rows, mut planes, mut constants) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -263,7 +277,7 @@ impl Memory {
 
     /// Bytes one memory of this shape would take, for planning.
     pub fn bytes_needed(spec: &MemorySpec, config: &MemoryConfig) -> Option<u64> {
-        let n_rows = u64::from(config.n_ctx_seq).checked_mul(u64::from(config.n_seq))?;
+        let n_rows = u64::from(config.rows_per_slot()).checked_mul(u64::from(config.n_seq))?;
         let n_planes = 1 + u64::from(config.n_seq) * u64::from(config.n_snapshots);
         let rows = spec.rows.iter().try_fold(0u64, |sum, r| {
             sum.checked_add(config.row_type.row_bytes(r.width)?.checked_mul(n_rows)?)
@@ -283,7 +297,7 @@ impl Memory {
         &self.store
     }
 
-    /// Attention rows by name: tensor `{width, n_ctx_seq * n_seq}`.
+    /// Attention rows by name: tensor `{width, rows_per_slot * n_seq}`.
     pub fn rows(&self, name: &str) -> Option<TensorId> {
         self.rows.get(name).map(|r| r.0)
     }
@@ -351,14 +365,14 @@ impl Memory {
         }
         let source = *self.sequence(from)?;
         self.sequence(to)?;
-        let n_ctx = u64::from(self.config.n_ctx_seq);
+        let n_rows = u64::from(self.config.rows_per_slot());
         for &(id, width) in self.rows.values() {
             let row = self.config.row_type.row_bytes(width).unwrap_or(0) as usize;
             let mut bytes = vec![0u8; row * source.n_past as usize];
             self.store
-                .read(id, (u64::from(from.0) * n_ctx) as usize * row, &mut bytes)?;
+                .read(id, (u64::from(from.0) * n_rows) as usize * row, &mut bytes)?;
             self.store
-                .write(id, (u64::from(to.0) * n_ctx) as usize * row, &bytes)?;
+                .write(id, (u64::from(to.0) * n_rows) as usize * row, &bytes)?;
         }
         let plane = if source.plane.is_some() {
             let state = self.read_planes(self.plane_index(from, &source))?;

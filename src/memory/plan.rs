@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use half::f16;
 
-use super::{Memory, MemoryError, SeqId};
+use super::{Memory, MemoryConfig, MemoryError, SeqId};
 
-/// Rows of attention memory a graph looks at come in these steps, so that graphs can be reused while a sequence grows.
-const KV_STEP_SMALL: u32 = 64;
-const KV_STEP_LARGE: u32 = 256;
+/// Above this many rows, steps are at least this large: a rebuilt graph costs less than it then saves in masked rows.
+const LARGE_STEP: u32 = 256;
+const LARGE_FROM: u32 = 512;
 
 /// Tokens of one sequence for one step.
 #[derive(Debug, Clone)]
@@ -215,7 +215,7 @@ impl Plan {
 
     fn push(&mut self, memory: &Memory, index: usize, work: &Work<'_>) -> Result<(), MemoryError> {
         let n_past = memory.n_past(work.seq)?;
-        let row = i64::from(work.seq.0) * i64::from(memory.config().n_ctx_seq);
+        let row = i64::from(work.seq.0) * i64::from(memory.config().rows_per_slot());
         let first = self.tokens.len() as u32;
         for (i, &token) in work.tokens.iter().enumerate() {
             let position = n_past + i as u32;
@@ -253,7 +253,7 @@ impl Group {
             .collect();
         let mut runs: Vec<Run> = Vec::new();
         for (i, &seq) in seqs.iter().enumerate() {
-            let n_kv = kv_bucket(memory.n_past(seq)? + n_tokens, config.n_ctx_seq);
+            let n_kv = rows_in_sight(memory.n_past(seq)? + n_tokens, config);
             match runs.last_mut() {
                 Some(run) if run.first_slot + run.n_seqs == seq.0 => {
                     run.n_seqs += 1;
@@ -308,12 +308,12 @@ fn check(memory: &Memory, work: &[Work<'_>], n_vocab: u32) -> Result<(), MemoryE
     Ok(())
 }
 
-/// Rounds a row count up, in small steps while it is small.
-fn kv_bucket(n: u32, n_ctx: u32) -> u32 {
-    let step = if n <= 512 {
-        KV_STEP_SMALL
+/// Rounds a row count up to whole steps.
+fn rows_in_sight(n: u32, config: &MemoryConfig) -> u32 {
+    let step = if n <= LARGE_FROM {
+        config.row_step
     } else {
-        KV_STEP_LARGE
+        config.row_step.max(LARGE_STEP)
     };
-    n.next_multiple_of(step).min(n_ctx)
+    n.next_multiple_of(step.max(1)).min(config.rows_per_slot())
 }

@@ -11,6 +11,8 @@ fn memory(n_seq: u32, n_ctx_seq: u32, n_snapshots: u32) -> Memory {
         rows: vec![RowSpec {
             name: "rows".into(),
             width: 4,
+            value_width: 4,
+            n_head: 1,
             device,
         }],
         planes: vec![PlaneSpec {
@@ -33,6 +35,7 @@ fn memory(n_seq: u32, n_ctx_seq: u32, n_snapshots: u32) -> Memory {
             n_snapshots,
             n_ubatch: 64,
             row_type: DType::F32,
+            row_step: 64,
         },
     )
     .expect("memory")
@@ -161,8 +164,8 @@ fn limits_are_errors_with_their_numbers() {
     );
     assert_eq!(
         plan(&m, &[(0, 2)]).expect("fits").groups[0].runs[0].n_kv,
-        8,
-        "never beyond the slot"
+        64,
+        "whole steps"
     );
     let bad = Work {
         seq: SeqId(0),

@@ -4,9 +4,9 @@ use half::f16;
 
 use super::loader::{WeightId, Weights};
 use crate::ggml::{
-    Builder, DType, GgmlError, Graph, GraphError, Scheduler, Slot, Tensor, TensorId,
+    Builder, DType, Device, GgmlError, Graph, GraphError, Scheduler, Slot, Tensor, TensorId,
 };
-use crate::memory::{Group, Memory, Plan};
+use crate::memory::{Group, Memory, Plan, RowSpec};
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,6 +16,23 @@ pub enum AttentionKernel {
     /// Matrix products around a softmax.
     Unfused,
 }
+
+/// Whether a device has the fused kernel for rows of this shape, looked at `n_rows` at a time.
+pub fn supports_flash(device: Device, row: &RowSpec, row_type: DType, n_rows: u32) -> bool {
+    let probe = Graph::build::<_, GraphError>(PROBE_TENSORS, |g| {
+        let n = u64::from(n_rows);
+        let q = g.input("q", DType::F32, &[row.width, 1, row.n_head, 1])?;
+        let k = g.input("k", row_type, &[row.width, n, 1, 1])?;
+        let mask = g.input("mask", DType::F16, &[n, 1, 1, 1])?;
+        let v = g.columns(k, 0, row.value_width as i64)?;
+        g.output("out", g.flash_attn(q, k, v, mask, 1.0)?);
+        Ok(())
+    });
+    probe.is_ok_and(|(graph, ())| device.supports(&graph))
+}
+
+/// Room for the graph that asks a device about its kernels.
+const PROBE_TENSORS: usize = 16;
 
 /// Which causal mask an attention uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,7 +311,7 @@ impl<'g, 'a> Step<'g, 'a> {
                     &[nb[1], nb[2], nb[1] * t as usize],
                     first * nb[1],
                 )?;
-                let slot = memory.nb()[1] * self.memory.config().n_ctx_seq as usize;
+                let slot = memory.nb()[1] * self.memory.config().rows_per_slot() as usize;
                 let k = self.g.view(
                     memory,
                     &[memory.ne()[0], i64::from(run.n_kv), 1, s],

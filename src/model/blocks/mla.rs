@@ -114,6 +114,8 @@ impl Mla {
         memory.rows.push(RowSpec {
             name: rows.clone(),
             width: kv_lora + rope,
+            value_width: kv_lora,
+            n_head: heads,
             device: loader.device(part),
         });
         Self {
