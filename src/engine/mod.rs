@@ -296,8 +296,10 @@ impl Engine {
     /// several graphs; sequences share each graph's weight reads.
     ///
     /// # Errors
-    /// On an error, sequences are left at the last graph that was computed in full.
+    /// Work that cannot fit is refused before anything changes. If computing itself fails, the sequences of that graph
+    /// are empty afterwards, since their states may be torn.
     pub fn step(&mut self, work: &[Work<'_>], mtp_logits: bool) -> Result<StepOutput, EngineError> {
+        self.check_work(work)?;
         let has_mtp = self.model.network().has_mtp();
         if mtp_logits && !(has_mtp && self.config.mtp) {
             return Err(EngineError::NoMtp);
@@ -313,10 +315,52 @@ impl Engine {
         for part in cut(work, self.config.n_ubatch) {
             let items: Vec<Work<'_>> = part.iter().map(|p| p.work(work)).collect();
             let plan = Plan::new(&self.memory, &items, kind, self.model.n_vocab())?;
-            self.compute(&plan, &mut output, &part)?;
+            if let Err(e) = self.compute(&plan, &mut output, &part) {
+                // Some layers may have moved on and others not: such a state must not be continued.
+                for seq in plan.groups.iter().flat_map(|g| &g.seqs) {
+                    self.memory.clear(*seq)?;
+                }
+                return Err(e);
+            }
             self.memory.commit(&plan);
         }
         Ok(output)
+    }
+
+    /// What no graph should ever see, found before the first one is computed.
+    fn check_work(&self, work: &[Work<'_>]) -> Result<(), EngineError> {
+        for (i, item) in work.iter().enumerate() {
+            if work[..i].iter().any(|w| w.seq == item.seq) {
+                return Err(MemoryError::DuplicateSequence { seq: item.seq.0 }.into());
+            }
+            let n_past = self.memory.n_past(item.seq)?;
+            if u64::from(n_past) + item.tokens.len() as u64 > u64::from(self.config.n_ctx) {
+                let n_new = u32::try_from(item.tokens.len()).unwrap_or(u32::MAX);
+                return Err(MemoryError::ContextFull {
+                    n_past,
+                    n_new,
+                    n_ctx: self.config.n_ctx,
+                }
+                .into());
+            }
+            let n_vocab = self.model.n_vocab();
+            if let Some(&token) = item.tokens.iter().find(|&&t| t >= n_vocab) {
+                return Err(MemoryError::BadToken { token, n_vocab }.into());
+            }
+            if let Some(&output) = item
+                .outputs
+                .iter()
+                .find(|&&o| o as usize >= item.tokens.len())
+            {
+                let found = u64::from(output);
+                return Err(EngineError::Config {
+                    what: "output row",
+                    expected: "an index into the step's tokens",
+                    found,
+                });
+            }
+        }
+        Ok(())
     }
 
     fn compute(
@@ -479,6 +523,18 @@ fn checked(model: &Model, mut config: EngineConfig) -> Result<EngineConfig, Engi
         });
     }
     config.n_ubatch = config.n_ubatch.min(config.n_batch);
+    // Workers spin at barriers: more of them than cores only wait for each other.
+    let max_threads = 4 * std::thread::available_parallelism().map_or(1, usize::from);
+    for n in [&mut config.n_threads, &mut config.n_threads_batch] {
+        if *n > max_threads {
+            tracing::warn!(
+                asked = *n,
+                used = max_threads,
+                "more threads than this machine has use for"
+            );
+        }
+        *n = (*n).clamp(1, max_threads);
+    }
     config.mtp &= model.network().has_mtp();
     Ok(config)
 }

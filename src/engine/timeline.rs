@@ -282,6 +282,12 @@ impl Timeline {
         let result = engine.step(&[work], false);
         // A failed step may have been computed in part: memory knows how far.
         let n_past = engine.n_past(self.seq)? as usize;
+        if n_past < before {
+            self.tokens.clear();
+            self.checkpoints.clear();
+            self.logits = None;
+            return result.map(drop);
+        }
         self.tokens.extend_from_slice(&tokens[..n_past - before]);
         self.logits = result?.logits(0, last).map(<[f32]>::to_vec);
         Ok(())

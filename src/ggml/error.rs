@@ -119,6 +119,27 @@ pub enum GgmlError {
     /// A handle of another graph was used.
     #[error("a tensor handle of another graph was used")]
     ForeignHandle,
+    /// A graph gets memory once; afterwards it is computed as often as wanted, or built anew.
+    #[error("the graph was given memory before: build a new one")]
+    AlreadyAllocated,
+    /// A tensor that is no input of the graph was to be set, or one of a store to be read past its lock.
+    #[error("`{tensor}` is not {what} of the graph")]
+    WrongSlot {
+        /// The tensor.
+        tensor: String,
+        /// What it would have to be.
+        what: &'static str,
+    },
+    /// An index outside what it selects from.
+    #[error("index {index} of input `{tensor}` is not below {bound}")]
+    Index {
+        /// The input.
+        tensor: String,
+        /// The index.
+        index: i64,
+        /// Number of things to select from.
+        bound: u64,
+    },
     /// A graph was computed or accessed before it was allocated.
     #[error("the graph has no memory yet: allocate it first")]
     NotAllocated,

@@ -396,12 +396,14 @@ impl<'g> Builder<'g> {
         let ok = is(x, DType::F32)
             && x.nb()[0] == 4
             && n_dims % 2 == 0
+            // ggml copies what does not rotate in pairs, past the end of an odd row.
+            && x.ne()[0] % 2 == 0
             && n_dims <= x.ne()[0]
             && x.ne()[3] == 1;
         ensure(
             ok,
             "rope",
-            "an even number of dimensions, at most the head's",
+            "an even number of dimensions, at most the head's, which is even too",
             &[x, pos],
         )?;
         let ok =

@@ -85,6 +85,9 @@ impl Scheduler {
 
     /// Gives a graph its memory. Any graph allocated before loses its own.
     pub fn allocate(&mut self, graph: &mut Graph) -> Result<(), GgmlError> {
+        if graph.allocation.is_some() {
+            return Err(GgmlError::AlreadyAllocated);
+        }
         self.check_supported(graph)?;
         if graph.n_tensors() > self.capacity {
             return Err(super::GraphError::TooLarge {
@@ -95,7 +98,8 @@ impl Scheduler {
         // SAFETY: the scheduler is valid; graphs allocated earlier become unusable through `epoch`.
         unsafe { sys::ggml_backend_sched_reset(self.raw.as_ptr()) };
         self.epoch += 1;
-        graph.allocation = None;
+        // Also if this fails: the tensors may point to memory by now.
+        graph.allocation = Some((self.id, 0));
         // SAFETY: the graph is valid and fits the scheduler's hash set (checked); supported ops were checked.
         let ok = unsafe { sys::ggml_backend_sched_alloc_graph(self.raw.as_ptr(), graph.raw()) };
         if !ok {

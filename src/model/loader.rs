@@ -16,6 +16,11 @@ use crate::gguf::{Gguf, TensorInfo};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WeightId(usize);
 
+impl WeightId {
+    /// Stands for a weight that could not be named; the problem is on record and keeps the model from loading.
+    pub const MISSING: Self = Self(usize::MAX);
+}
+
 /// What a weight is used as, which decides the types it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -177,7 +182,7 @@ impl<'a> Loader<'a> {
                 name: name.to_owned(),
                 expected: shape.to_vec(),
             });
-            return WeightId(usize::MAX);
+            return WeightId::MISSING;
         };
         self.used.insert(name.to_owned());
         let found = info.shape.dims();
@@ -225,6 +230,11 @@ impl<'a> Loader<'a> {
             },
         };
         self.push(spec)
+    }
+
+    /// Whether every tensor named so far fits. Nothing large should be computed from sizes that no tensor bears out.
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty()
     }
 
     /// A tensor that may be absent.

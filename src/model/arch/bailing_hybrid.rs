@@ -29,6 +29,10 @@ pub const ARCHITECTURE: Architecture = Architecture {
 /// Routers score by sigmoid in this family (ggml's numbering of gating functions).
 const GATING_SIGMOID: u32 = 2;
 
+/// Far above any model of the family.
+const MAX_HEADS: u32 = 1024;
+const MAX_HEAD_WIDTH: u32 = 4096;
+
 /// Where the MTP block finds the hidden state of the token before a step.
 const CARRIED_HIDDEN: &str = "mtp.hidden";
 
@@ -407,8 +411,14 @@ fn lightning_params(
     eps: f32,
 ) -> Result<LightningParams, LoadError> {
     let n_head = head_count(keys)?;
-    let head_dim = keys.extent_or("attention.key_length", n_embd / n_head)?;
-    let v_dim = keys.extent_or("attention.value_length", head_dim)?;
+    let head_dim = head_width(keys, "attention.key_length", n_embd / n_head)?;
+    keys.check(
+        head_dim.is_multiple_of(2),
+        "attention.key_length",
+        "an even number",
+        head_dim,
+    )?;
+    let v_dim = head_width(keys, "attention.value_length", head_dim)?;
     keys.check(
         v_dim == head_dim,
         "attention.value_length",
@@ -443,9 +453,9 @@ fn lightning_params(
 
 fn mla_params(keys: &Keys<'_>, n_embd: u32, n_ctx: u32, eps: f32) -> Result<MlaParams, LoadError> {
     let n_head = head_count(keys)?;
-    let head = keys.extent_or("attention.key_length", n_embd / n_head)?;
+    let head = head_width(keys, "attention.key_length", n_embd / n_head)?;
     let rope_dim = rope_dims(keys, head)?;
-    let key = keys.extent_or("attention.key_length_mla", head + rope_dim)?;
+    let key = head_width(keys, "attention.key_length_mla", head + rope_dim)?;
     keys.check(
         key > rope_dim,
         "attention.key_length_mla",
@@ -468,7 +478,7 @@ fn mla_params(keys: &Keys<'_>, n_embd: u32, n_ctx: u32, eps: f32) -> Result<MlaP
         kv_lora: keys.extent("attention.kv_lora_rank")?,
         nope: key - rope_dim,
         rope_dim,
-        v_dim: keys.extent_or("attention.value_length_mla", head)?,
+        v_dim: head_width(keys, "attention.value_length_mla", head)?,
         eps,
         rope,
         scale,
@@ -523,13 +533,44 @@ fn moe_params(keys: &Keys<'_>, n_embd: u32) -> Result<MoeParams, LoadError> {
         n_group,
         n_group_used,
         normalise: keys.bool_or("expert_weights_norm", true)?,
-        scale: keys.f32_or("expert_weights_scale", 1.0)?,
+        scale: expert_scale(keys)?,
         n_ff_shared: (n_ff_shared > 0).then_some(n_ff_shared),
     })
 }
 
 fn head_count(keys: &Keys<'_>) -> Result<u32, LoadError> {
-    keys.extent("attention.head_count")
+    let n = keys.extent("attention.head_count")?;
+    keys.check(
+        n <= MAX_HEADS,
+        "attention.head_count",
+        format!("at most {MAX_HEADS}"),
+        n,
+    )?;
+    Ok(n)
+}
+
+/// Factor on the weights of chosen experts.
+fn expert_scale(keys: &Keys<'_>) -> Result<f32, LoadError> {
+    let scale = keys.f32_or("expert_weights_scale", 1.0)?;
+    keys.check(
+        (1e-4..1e4).contains(&scale),
+        "expert_weights_scale",
+        "0.0001 to 10000",
+        scale,
+    )?;
+    Ok(scale)
+}
+
+/// Width of a head or of a part of one, bounded so that products of sizes stay small numbers.
+fn head_width(keys: &Keys<'_>, key: &str, default: u32) -> Result<u32, LoadError> {
+    let n = keys.extent_or(key, default)?;
+    keys.check(
+        (1..=MAX_HEAD_WIDTH).contains(&n),
+        key,
+        format!("1 to {MAX_HEAD_WIDTH}"),
+        n,
+    )?;
+    Ok(n)
 }
 
 /// One key serves both kinds of layer: part of a Lightning head, and the rotary part of an MLA head.

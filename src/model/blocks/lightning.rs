@@ -69,10 +69,6 @@ impl Lightning {
         let width = d * heads;
         let name = |suffix: &str| format!("blk.{layer}.{suffix}.weight");
         let cut = params.head_cuts();
-        let decays: Vec<f32> = head_decays(params.n_head, layer, n_layer)
-            .into_iter()
-            .flat_map(|g| std::iter::repeat_n(g, cut as usize))
-            .collect();
         let device = loader.device(part);
         let state = format!("blk.{layer}.state");
         memory.planes.push(PlaneSpec {
@@ -88,21 +84,24 @@ impl Lightning {
                 device,
             });
         }
+        let mut tensor =
+            |suffix, shape: &[u64], role| loader.tensor(part, &name(suffix), shape, role);
+        let qkv = tensor("attn_qkv", &[n_embd, 3 * width], Role::Matrix);
+        let q_norm = tensor("attn_q_norm", &[d], Role::Vector);
+        let k_norm = tensor("attn_k_norm", &[d], Role::Vector);
+        let gate = tensor("attn_gate", &[n_embd, width], Role::Matrix);
+        let out_norm = tensor("layer_output_norm", &[width], Role::Vector);
+        let out = tensor("attn_output", &[width, n_embd], Role::Matrix);
+        let decay = load_decays(loader, params, layer, n_layer);
         Self {
             params: params.clone(),
-            qkv: loader.tensor(part, &name("attn_qkv"), &[n_embd, 3 * width], Role::Matrix),
-            q_norm: loader.tensor(part, &name("attn_q_norm"), &[d], Role::Vector),
-            k_norm: loader.tensor(part, &name("attn_k_norm"), &[d], Role::Vector),
-            gate: loader.tensor(part, &name("attn_gate"), &[n_embd, width], Role::Matrix),
-            out_norm: loader.tensor(part, &name("layer_output_norm"), &[width], Role::Vector),
-            out: loader.tensor(part, &name("attn_output"), &[width, n_embd], Role::Matrix),
-            decay: loader.derived(
-                part,
-                &name("attn_decay"),
-                DType::F32,
-                &[1, heads * u64::from(cut)],
-                bytemuck::cast_slice(&decays).to_vec(),
-            ),
+            qkv,
+            q_norm,
+            k_norm,
+            gate,
+            out_norm,
+            out,
+            decay,
             state,
         }
     }
@@ -150,6 +149,33 @@ impl Lightning {
         let gate = g.sigmoid(s.linear(self.gate, x)?)?;
         s.linear(self.out, g.mul(y, gate)?)
     }
+}
+
+/// The decay of each head of the scan: a weight that no file holds.
+fn load_decays(
+    loader: &mut Loader<'_>,
+    params: &LightningParams,
+    layer: u32,
+    n_layer: u32,
+) -> WeightId {
+    if !loader.is_sound() {
+        return WeightId::MISSING;
+    }
+    let cut = params.head_cuts() as usize;
+    let decays = head_decays(params.n_head, layer, n_layer);
+    let decays: Vec<f32> = decays
+        .into_iter()
+        .flat_map(|g| std::iter::repeat_n(g, cut))
+        .collect();
+    let name = format!("blk.{layer}.attn_decay.weight");
+    let bytes = bytemuck::cast_slice(&decays).to_vec();
+    loader.derived(
+        Part::Layer(layer),
+        &name,
+        DType::F32,
+        &[1, decays.len() as u64],
+        bytes,
+    )
 }
 
 impl LightningParams {

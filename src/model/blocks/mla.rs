@@ -7,6 +7,9 @@ use crate::memory::{MemorySpec, RowSpec};
 use crate::model::loader::{Loader, Part, Role, WeightId};
 use crate::model::step::{Mask, Step};
 
+/// Largest F16.
+const F16_MAX: f32 = 65504.0;
+
 /// Sizes of an MLA layer.
 #[derive(Debug, Clone)]
 pub struct MlaParams {
@@ -154,10 +157,9 @@ impl Mla {
             kv_lora as usize * 4,
         )?;
         let k_pe = g.rope(k_pe, s.positions(), None, &p.rope)?;
-        s.store_rows(
-            &self.rows,
-            g.concat(latent, g.reshape(k_pe, &[rope, n])?, 0)?,
-        )
+        let row = g.concat(latent, g.reshape(k_pe, &[rope, n])?, 0)?;
+        // Rows outlive their sequence behind a mask, and 0 times NaN or infinity would shine through it.
+        s.store_rows(&self.rows, g.clamp(row, -F16_MAX, F16_MAX)?)
     }
 
     /// Attention of the tokens over their sequences' rows, [`Mla::store`] included; gives what is added to the residual.
@@ -205,7 +207,9 @@ fn split_kv_b(loader: &mut Loader<'_>, p: &MlaParams, layer: u32) -> (WeightId, 
     );
     let shape = [kv_lora as u64, (heads * (nope + v_dim)) as u64];
     let fused = loader.values(&format!("blk.{layer}.attn_kv_b.weight"), &shape);
-    let (ty, values) = fused.unwrap_or((DType::F32, vec![0.0; kv_lora * heads * (nope + v_dim)]));
+    let Some((ty, values)) = fused else {
+        return (WeightId::MISSING, WeightId::MISSING);
+    };
     let (mut keys, mut vals) = (
         Vec::with_capacity(heads * nope * kv_lora),
         Vec::with_capacity(heads * v_dim * kv_lora),

@@ -17,9 +17,9 @@ pub fn rope_from_keys(
 ) -> Result<Rope, LoadError> {
     let freq_base = keys.f32_or("rope.freq_base", 10_000.0)?;
     keys.check(
-        freq_base > 0.0,
+        (1.0..1e12).contains(&freq_base),
         "rope.freq_base",
-        "a positive number",
+        "1 to 1e12",
         freq_base,
     )?;
     let mut rope = Rope {
@@ -36,15 +36,22 @@ pub fn rope_from_keys(
     let scaling = keys.str("rope.scaling.type")?.unwrap_or("none");
     let factor = keys.f32_or("rope.scaling.factor", 1.0)?;
     keys.check(
-        factor > 0.0,
+        (1e-3..1e6).contains(&factor),
         "rope.scaling.factor",
-        "a positive number",
+        "0.001 to 1000000",
         factor,
     )?;
     match scaling {
         "none" => {}
         "linear" => rope.freq_scale = 1.0 / factor,
         "yarn" => {
+            let (fast, slow) = (rope.beta_fast, rope.beta_slow);
+            keys.check(
+                fast > slow && slow > 0.0,
+                "rope.scaling.yarn_beta_fast",
+                "more than yarn_beta_slow, and both positive",
+                fast,
+            )?;
             rope.freq_scale = 1.0 / factor;
             rope.ext_factor = 1.0;
             rope.attn_factor = keys.f32_or("rope.scaling.attn_factor", 1.0)?;
