@@ -121,13 +121,13 @@ fn inspect_tells_what_is_in_a_file_and_what_it_takes() {
     assert_eq!(Some(sum("types")), report["bytes"].as_u64());
     assert_eq!(Some(sum("parts")), report["bytes"].as_u64());
     assert_eq!(Some(sum("devices")), report["bytes"].as_u64());
-    // Three MLA rows (two blocks and the MTP head) of 128 + 32 values, 34 bytes for 32 of them.
+    // Rows come in steps of 64. Three MLA rows (two blocks and the MTP head) of 128 + 32 values, 34 bytes for 32 of them.
     let rows = 3 * 160 / 32 * 34;
     assert_eq!(report["sizes"]["bytes_per_token"], rows);
     let memory = &report["memory"];
     assert_eq!(
         (&memory[0]["context"], &memory[0]["rows"]),
-        (&1000.into(), &(1000 * 3 * rows).into())
+        (&1000.into(), &(1024 * 3 * rows).into())
     );
     assert_eq!(memory[1]["rows"], 4096 * 3 * rows);
     // Six Lightning blocks of 4 heads of 64 x 64, and the MTP head's hidden state, F32.

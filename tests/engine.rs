@@ -353,6 +353,24 @@ fn cache_types_and_kernels_agree() {
     }
 }
 
+/// A slot that held something not finite serves its next user like a fresh one.
+#[test]
+fn nothing_shines_through_a_cleared_slot() {
+    let model = model();
+    let ids = tokens(&model, TEXTS[1]);
+    let expected = rows(&mut engine(&model, config()), 0, &ids, 512);
+    let mut e = engine(&model, config());
+    e.memory().poison(0xff).expect("poison");
+    rows(&mut e, 0, &tokens(&model, TEXTS[0]), 512);
+    e.clear(SeqId(0)).expect("clear");
+    assert_close(
+        &expected,
+        &rows(&mut e, 0, &ids, 512),
+        0.0,
+        "after another text",
+    );
+}
+
 #[test]
 fn graphs_are_reused_while_shapes_repeat() {
     let model = model();
@@ -425,6 +443,12 @@ fn impossible_requests_are_errors_and_leave_the_sequence_alone() {
         },
     ];
     assert!(e.step(&twice, false).is_err());
+    let beyond = [Work {
+        seq: SeqId(1),
+        tokens: &[1, 2],
+        outputs: vec![2],
+    }];
+    assert!(e.step(&beyond, false).is_err(), "there is no third token");
     let unreadable = EngineConfig {
         row_type: DType::Q8_0,
         flash_attention: FlashAttention::Off,

@@ -416,8 +416,14 @@ impl Engine {
         let windows = plan.groups.iter().map(|g| g.runs.len()).sum();
         let (graph, (inputs, logits, mtp_logits)) =
             Graph::build::<_, EngineError>(capacity(&self.model, windows), |g| {
-                let (step, inputs) =
-                    Step::new(g, self.model.weights(), &self.memory, plan, self.kernel)?;
+                let (step, inputs) = Step::new(
+                    g,
+                    self.model.weights(),
+                    &self.memory,
+                    plan,
+                    self.kernel,
+                    self.model.n_vocab(),
+                )?;
                 let outputs = self.model.network().build(&step)?;
                 let logits = outputs.logits.map(|t| g.output("logits", t));
                 let mtp_logits = outputs.mtp_logits.map(|t| g.output("mtp_logits", t));

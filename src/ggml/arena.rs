@@ -6,6 +6,9 @@ use ggml_sys as sys;
 
 use super::GraphError;
 
+/// Tensors one arena can be asked to hold: far above any model, far below what overflows.
+pub(super) const MAX_TENSORS: usize = 1 << 24;
+
 /// Owner of tensor structs (and graph structs), never of tensor bytes.
 pub(super) struct Arena {
     raw: NonNull<sys::ggml_context>,
@@ -19,6 +22,11 @@ unsafe impl Send for Arena {}
 impl Arena {
     /// An arena for at most `capacity` tensors and, if `graph_nodes` is not zero, one graph of that many nodes.
     pub fn new(capacity: usize, graph_nodes: usize) -> Result<Self, GraphError> {
+        if capacity > MAX_TENSORS || graph_nodes > MAX_TENSORS {
+            return Err(GraphError::TooLarge {
+                capacity: MAX_TENSORS,
+            });
+        }
         // SAFETY: pure size computations without preconditions.
         let (tensor, graph) = unsafe {
             (

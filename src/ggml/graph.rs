@@ -1,6 +1,7 @@
 //! Building graphs: branded tensor handles over one arena.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -69,6 +70,19 @@ pub struct Slot {
     index: usize,
 }
 
+/// What a slot may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SlotKind {
+    /// Set before computing.
+    Input,
+    /// Set before every computation, to indices below the bound.
+    Indices(u64),
+    /// Read after computing.
+    Output,
+    /// Neither: a stored tensor, or an intermediate result.
+    Other,
+}
+
 /// Builds one graph.
 pub struct Builder<'g> {
     arena: Arena,
@@ -76,7 +90,11 @@ pub struct Builder<'g> {
     id: u64,
     used: Cell<usize>,
     stores: RefCell<Vec<Arc<Store>>>,
-    slots: RefCell<Vec<NonNull<sys::ggml_tensor>>>,
+    slots: RefCell<Vec<(NonNull<sys::ggml_tensor>, SlotKind)>>,
+    /// Tensors of stores, which belong to others too: never renamed or flagged.
+    stored: RefCell<HashSet<NonNull<sys::ggml_tensor>>>,
+    /// Upper bounds of index tensors: ggml does not check indices before it follows them.
+    bounds: RefCell<HashMap<NonNull<sys::ggml_tensor>, u64>>,
     brand: Brand<'g>,
 }
 
@@ -85,6 +103,7 @@ impl<'g> Builder<'g> {
     pub fn stored(&self, store: &Arc<Store>, id: TensorId) -> Result<Tensor<'g>, GraphError> {
         let raw = store.raw(id)?;
         self.claim(1)?;
+        self.stored.borrow_mut().insert(raw);
         let mut stores = self.stores.borrow_mut();
         if !stores.iter().any(|s| Arc::ptr_eq(s, store)) {
             stores.push(Arc::clone(store));
@@ -106,35 +125,91 @@ impl<'g> Builder<'g> {
         Ok(tensor)
     }
 
-    /// Keeps a handle for use after building.
-    pub fn keep(&self, tensor: Tensor<'g>) -> Slot {
-        let mut slots = self.slots.borrow_mut();
-        slots.push(tensor.raw);
-        Slot {
-            graph: self.id,
-            index: slots.len() - 1,
+    /// An input of indices (I32 or I64), each below `bound`. They are checked when set, and must be set before every
+    /// computation: ggml follows them unchecked.
+    pub fn index_input(
+        &self,
+        name: &str,
+        ty: DType,
+        shape: &[u64],
+        bound: u64,
+    ) -> Result<Tensor<'g>, GraphError> {
+        if !matches!(ty, DType::I32 | DType::I64) || bound == 0 {
+            let operands = format!("{} {shape:?}, bound {bound}", ty.name());
+            let rule = "indices are I32 or I64, below a positive bound";
+            return Err(ShapeError {
+                op: "index_input",
+                rule,
+                operands,
+            }
+            .into());
         }
+        let tensor = self.input(name, ty, shape)?;
+        self.set_bound(tensor, bound);
+        self.slots
+            .borrow_mut()
+            .push((tensor.raw, SlotKind::Indices(bound)));
+        Ok(tensor)
+    }
+
+    /// Keeps a handle for use after building: an input to set.
+    pub fn keep(&self, tensor: Tensor<'g>) -> Slot {
+        // SAFETY: the handle is valid.
+        let flags = unsafe { tensor.raw.as_ref() }.flags;
+        let is_input = flags & sys::GGML_TENSOR_FLAG_INPUT as i32 != 0;
+        let mine = !self.stored.borrow().contains(&tensor.raw);
+        self.slot(
+            tensor,
+            if is_input && mine {
+                SlotKind::Input
+            } else {
+                SlotKind::Other
+            },
+        )
     }
 
     /// Marks a result as output (its bytes stay readable) and adds it to the graph.
     pub fn output(&self, name: &str, tensor: Tensor<'g>) -> Slot {
-        set_name(tensor.raw, name);
-        // SAFETY: the tensor is valid and only this thread knows it.
-        unsafe { sys::ggml_set_output(tensor.raw.as_ptr()) };
         self.expand(tensor);
-        self.keep(tensor)
+        if self.stored.borrow().contains(&tensor.raw) {
+            return self.slot(tensor, SlotKind::Other);
+        }
+        set_name(tensor.raw, name);
+        // SAFETY: the tensor is of this graph's arena and only this thread knows it.
+        unsafe { sys::ggml_set_output(tensor.raw.as_ptr()) };
+        self.slot(tensor, SlotKind::Output)
+    }
+
+    fn slot(&self, tensor: Tensor<'g>, kind: SlotKind) -> Slot {
+        let mut slots = self.slots.borrow_mut();
+        let is_indices = |kind: &SlotKind| matches!(kind, SlotKind::Indices(_));
+        let known = slots
+            .iter()
+            .position(|(raw, kind)| *raw == tensor.raw && is_indices(kind));
+        let index = known.unwrap_or_else(|| {
+            slots.push((tensor.raw, kind));
+            slots.len() - 1
+        });
+        Slot {
+            graph: self.id,
+            index,
+        }
+    }
+
+    /// The bound that every element of an index tensor is known to keep.
+    pub(super) fn bound(&self, ids: Tensor<'g>) -> Option<u64> {
+        self.bounds.borrow().get(&ids.raw).copied()
+    }
+
+    /// Takes note that every element of an index tensor is below `bound`.
+    pub(super) fn set_bound(&self, ids: Tensor<'g>, bound: u64) {
+        self.bounds.borrow_mut().insert(ids.raw, bound);
     }
 
     /// Adds a tensor and all it depends on to the graph, in the order of calls.
     pub fn expand(&self, tensor: Tensor<'g>) {
         // SAFETY: nodes and leafs number at most the claimed tensors, which is the size the graph was made for.
         unsafe { sys::ggml_build_forward_expand(self.graph.as_ptr(), tensor.raw.as_ptr()) };
-    }
-
-    /// Names a tensor for profiles and error messages.
-    pub fn name(&self, tensor: Tensor<'g>, name: &str) -> Tensor<'g> {
-        set_name(tensor.raw, name);
-        tensor
     }
 
     /// Reserves room for `n` tensors: ggml aborts when an arena is full.
@@ -195,7 +270,7 @@ impl<'g> Builder<'g> {
 pub struct Graph {
     id: u64,
     raw: NonNull<sys::ggml_cgraph>,
-    slots: Vec<NonNull<sys::ggml_tensor>>,
+    slots: Vec<(NonNull<sys::ggml_tensor>, SlotKind)>,
     stores: Vec<Arc<Store>>,
     /// Scheduler and allocation this graph's memory belongs to; stale after the scheduler allocated another.
     pub(super) allocation: Option<(u64, u64)>,
@@ -225,6 +300,8 @@ impl Graph {
             used: Cell::new(0),
             stores: RefCell::default(),
             slots: RefCell::default(),
+            stored: RefCell::default(),
+            bounds: RefCell::default(),
             brand: PhantomData,
         };
         let kept = build(&builder)?;
@@ -267,7 +344,10 @@ impl Graph {
         &self.stores
     }
 
-    pub(super) fn slot(&self, slot: Slot) -> Result<NonNull<sys::ggml_tensor>, GgmlError> {
+    pub(super) fn slot(
+        &self,
+        slot: Slot,
+    ) -> Result<(NonNull<sys::ggml_tensor>, SlotKind), GgmlError> {
         if slot.graph != self.id {
             return Err(GgmlError::ForeignHandle);
         }
@@ -275,6 +355,20 @@ impl Graph {
             .get(slot.index)
             .copied()
             .ok_or(GgmlError::ForeignHandle)
+    }
+
+    /// Inputs of indices, by slot number.
+    pub(super) fn index_inputs(&self) -> impl Iterator<Item = (usize, NonNull<sys::ggml_tensor>)> {
+        let all = self.slots.iter().enumerate();
+        all.filter(|(_, (_, kind))| matches!(kind, SlotKind::Indices(_)))
+            .map(|(i, (raw, _))| (i, *raw))
+    }
+}
+
+impl Slot {
+    /// Number of the slot in its graph.
+    pub(super) fn index(self) -> usize {
+        self.index
     }
 }
 

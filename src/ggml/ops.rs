@@ -300,7 +300,14 @@ impl<'g> Builder<'g> {
             "w is a contiguous weight, x F32, ids I32",
             &[w, x, ids],
         )?;
-        // SAFETY: operands checked; expert indices come from `top_k` over n_expert scores.
+        ensure(
+            dense_rows(x) && dense_rows(ids),
+            "mul_mat_id",
+            "rows of x and ids are dense",
+            &[w, x, ids],
+        )?;
+        self.ensure_bound("mul_mat_id", ids, a[2])?;
+        // SAFETY: operands checked, indices bounded.
         self.call(1, || unsafe {
             sys::ggml_mul_mat_id(self.ctx(), w.raw.as_ptr(), x.raw.as_ptr(), ids.raw.as_ptr())
         })
@@ -308,7 +315,7 @@ impl<'g> Builder<'g> {
 
     /// Rows of `a {n, rows, B, C}` by `ids {k, B, C}` I32, as F32 (I32 stays I32): `{n, k, B, C}`.
     ///
-    /// The ids must be below `rows`; callers validate what they upload.
+    /// The ids must be bounded by `rows`: see [`Builder::index_input`].
     pub fn get_rows(&self, a: Tensor<'g>, ids: Tensor<'g>) -> Result<Tensor<'g>> {
         let (x, i) = (a.ne(), ids.ne());
         let ok = x[2] == i[1] && x[3] == i[2] && i[3] == 1 && is(ids, DType::I32);
@@ -319,7 +326,8 @@ impl<'g> Builder<'g> {
             "rows are dense and can be decoded",
             &[a, ids],
         )?;
-        // SAFETY: operands checked.
+        self.ensure_bound("get_rows", ids, x[1])?;
+        // SAFETY: operands checked, indices bounded.
         self.call(1, || unsafe {
             sys::ggml_get_rows(self.ctx(), a.raw.as_ptr(), ids.raw.as_ptr())
         })
@@ -327,7 +335,7 @@ impl<'g> Builder<'g> {
 
     /// Writes rows of `rows {n, k, B, C}` F32 into `into {n, m, B, C}` at `ids {k, ..}` (I32 or I64), converting to its type.
     ///
-    /// The ids must be below `m`; callers validate what they upload.
+    /// The ids must be bounded by `m`: see [`Builder::index_input`].
     pub fn set_rows(
         &self,
         into: Tensor<'g>,
@@ -353,6 +361,18 @@ impl<'g> Builder<'g> {
             "rows are F32 and dense, ids I32 or I64",
             &[into, rows, ids],
         )?;
+        // Types without an encoder would be a null call.
+        let encodes = matches!(
+            into.dtype(),
+            DType::F32 | DType::F16 | DType::BF16 | DType::Q8_0
+        );
+        ensure(
+            encodes,
+            "set_rows",
+            "the destination is F32, F16, BF16 or Q8_0",
+            &[into],
+        )?;
+        self.ensure_bound("set_rows", ids, a[1])?;
         self.check_writable("set_rows", into)?;
         // SAFETY: operands checked; the destination belongs to a writable store or to this graph.
         self.call(1, || unsafe {
@@ -379,9 +399,11 @@ impl<'g> Builder<'g> {
             &[a],
         )?;
         // SAFETY: operands checked; argsort and view are two tensors.
-        self.call(2, || unsafe {
+        let ids = self.call(2, || unsafe {
             sys::ggml_argsort_top_k(self.ctx(), a.raw.as_ptr(), k as i32)
-        })
+        })?;
+        self.set_bound(ids, a.ne()[0] as u64);
+        Ok(ids)
     }
 
     /// Rotates `x {n, heads, tokens}` by `pos {tokens}` I32; `factors {n_dims/2}` F32 divides each frequency.
@@ -483,6 +505,13 @@ impl<'g> Builder<'g> {
             "rows are dense, q is F32",
             &[q, k, v],
         )?;
+        let readable = usable_as_matrix(k.dtype()) && usable_as_matrix(v.dtype());
+        ensure(
+            readable,
+            "flash_attn",
+            "keys and values can be decoded",
+            &[k, v],
+        )?;
         // SAFETY: operands checked.
         let out = self.call(1, || unsafe {
             sys::ggml_flash_attn_ext(
@@ -571,7 +600,8 @@ impl<'g> Builder<'g> {
             "1 <= kept states <= tokens",
             &[x],
         )?;
-        // SAFETY: operands checked by the rules of ggml_ssm_scan.
+        self.ensure_bound("ssm_scan", ids, s[3])?;
+        // SAFETY: operands checked by the rules of ggml_ssm_scan, indices bounded.
         self.call(1, || unsafe {
             sys::ggml_ssm_scan(
                 self.ctx(),
@@ -686,11 +716,18 @@ impl<'g> Builder<'g> {
                 .and_then(|skip| end.checked_add(skip))
         });
         let end = last.and_then(|e| e.checked_add(offset));
-        let ok = end.is_some_and(|e| e <= super::store::nbytes(a.raw))
-            && offset.is_multiple_of(a.element_size().max(1));
+        let size = a.element_size().max(1);
+        // ggml itself compares the product of extents with the source, whatever the strides.
+        let product = ne[1..]
+            .iter()
+            .try_fold(row, |p, &n| p.checked_mul(n as usize));
+        let inside = |end: Option<usize>| end.is_some_and(|e| e <= super::store::nbytes(a.raw));
+        let ok = inside(end)
+            && inside(product.and_then(|p| p.checked_add(offset)))
+            && offset.is_multiple_of(size)
+            && nb[1..].iter().all(|stride| stride.is_multiple_of(size));
         ensure(ok, "view", "the window lies inside the tensor", &[a])?;
-        // SAFETY: the window lies inside the tensor. ggml checks the product of extents against the source's size, so
-        // windows that overlap themselves are not used here.
+        // SAFETY: the window and the product of its extents lie inside the tensor.
         self.call(1, || unsafe {
             sys::ggml_view_4d(
                 self.ctx(),
@@ -754,6 +791,17 @@ impl<'g> Builder<'g> {
         self.call(1, || unsafe {
             f(self.ctx(), a.raw.as_ptr(), b.raw.as_ptr())
         })
+    }
+
+    /// Fails unless every element of `ids` is known to be below `rows`.
+    fn ensure_bound(&self, op: &'static str, ids: Tensor<'g>, rows: i64) -> Result<()> {
+        let bounded = self.bound(ids).is_some_and(|b| b <= rows.max(0) as u64);
+        ensure(
+            bounded,
+            op,
+            "indices are bounded by what they select from",
+            &[ids],
+        )
     }
 
     /// Claims room for the tensors an operation makes, then makes them.

@@ -1,5 +1,6 @@
 //! The scheduler: the only way to compute. It places operations on devices and owns intermediate memory.
 
+use std::collections::HashSet;
 use std::ffi::c_void;
 use std::fmt;
 use std::ptr::NonNull;
@@ -10,11 +11,14 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use ggml_sys as sys;
 
 use super::device::{Backend, text};
-use super::graph::dtype_of;
+use super::graph::{SlotKind, dtype_of};
 use super::store::{check_range, name_of};
-use super::{Device, DeviceKind, GgmlError, Graph, Slot};
+use super::{DType, Device, DeviceKind, GgmlError, Graph, Slot};
 
 static NEXT_SCHED: AtomicU64 = AtomicU64::new(1);
+
+/// ggml's scheduler has room for this many backends.
+const MAX_DEVICES: usize = 16;
 
 /// Computes graphs over a list of devices; earlier devices are preferred, the CPU comes last.
 pub struct Scheduler {
@@ -22,6 +26,8 @@ pub struct Scheduler {
     id: u64,
     /// Counts allocations: only the latest graph has memory.
     epoch: u64,
+    /// Slots set since the last computation.
+    indices_set: HashSet<usize>,
     capacity: usize,
     profile: Option<Box<Recorder>>,
     // Dropped after `raw`, which refers to them (see Drop).
@@ -35,6 +41,12 @@ impl Scheduler {
     /// Starts every device and makes a scheduler for graphs of up to `capacity` tensors.
     /// A CPU device is appended when the list has none.
     pub fn new(devices: &[Device], capacity: usize) -> Result<Self, GgmlError> {
+        if devices.len() >= MAX_DEVICES || capacity > super::arena::MAX_TENSORS {
+            return Err(super::GraphError::TooLarge {
+                capacity: super::arena::MAX_TENSORS,
+            }
+            .into());
+        }
         let mut list = devices.to_vec();
         if !list.iter().any(|d| d.kind() == DeviceKind::Cpu) {
             list.push(Device::cpu()?);
@@ -65,6 +77,7 @@ impl Scheduler {
             raw,
             id: NEXT_SCHED.fetch_add(1, Ordering::Relaxed),
             epoch: 0,
+            indices_set: HashSet::new(),
             capacity,
             profile: None,
             backends,
@@ -98,6 +111,7 @@ impl Scheduler {
         // SAFETY: the scheduler is valid; graphs allocated earlier become unusable through `epoch`.
         unsafe { sys::ggml_backend_sched_reset(self.raw.as_ptr()) };
         self.epoch += 1;
+        self.indices_set.clear();
         // Also if this fails: the tensors may point to memory by now.
         graph.allocation = Some((self.id, 0));
         // SAFETY: the graph is valid and fits the scheduler's hash set (checked); supported ops were checked.
@@ -119,20 +133,31 @@ impl Scheduler {
         slot: Slot,
         values: &[T],
     ) -> Result<(), GgmlError> {
+        let (raw, kind) = self.slot(graph, slot)?;
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        // An input that nothing depends on has no memory, and needs none.
-        let Some(raw) = self.allocated(graph, slot)? else {
-            return Ok(());
-        };
+        match kind {
+            SlotKind::Input => {}
+            SlotKind::Indices(bound) => check_indices(raw, bytes, bound)?,
+            _ => {
+                return Err(GgmlError::WrongSlot {
+                    tensor: name_of(raw),
+                    what: "an input",
+                });
+            }
+        }
         check_range(raw, 0, bytes.len())?;
-        // SAFETY: the tensor has a buffer and the range lies inside it.
-        unsafe {
-            sys::ggml_backend_tensor_set(raw.as_ptr(), bytes.as_ptr().cast(), 0, bytes.len())
-        };
+        // An input that nothing depends on has no memory, and needs none.
+        if has_memory(raw) {
+            // SAFETY: the tensor has a buffer of this scheduler and the range lies inside it.
+            unsafe {
+                sys::ggml_backend_tensor_set(raw.as_ptr(), bytes.as_ptr().cast(), 0, bytes.len())
+            };
+        }
+        self.indices_set.insert(slot.index());
         Ok(())
     }
 
-    /// Reads the first `values.len()` elements of an output of the graph that was computed last.
+    /// Reads elements from byte `offset` on of an output of the graph that was computed last.
     pub fn get<T: NoUninit + AnyBitPattern>(
         &mut self,
         graph: &Graph,
@@ -140,9 +165,13 @@ impl Scheduler {
         offset: usize,
         values: &mut [T],
     ) -> Result<(), GgmlError> {
-        let Some(raw) = self.allocated(graph, slot)? else {
-            return Err(GgmlError::NotAllocated);
-        };
+        let (raw, kind) = self.slot(graph, slot)?;
+        if kind != SlotKind::Output || !has_memory(raw) {
+            return Err(GgmlError::WrongSlot {
+                tensor: name_of(raw),
+                what: "an output",
+            });
+        }
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
         check_range(raw, offset, bytes.len())?;
         // SAFETY: the tensor has a buffer and the range lies inside it.
@@ -162,6 +191,16 @@ impl Scheduler {
         if graph.allocation != Some((self.id, self.epoch)) {
             return Err(GgmlError::NotAllocated);
         }
+        // Inputs lose their memory to later results, so indices are asked for every time.
+        let unset =
+            |(i, raw): &(usize, NonNull<_>)| has_memory(*raw) && !self.indices_set.contains(i);
+        if let Some((_, raw)) = graph.index_inputs().find(unset) {
+            return Err(GgmlError::WrongSlot {
+                tensor: name_of(raw),
+                what: "a set input",
+            });
+        }
+        self.indices_set.clear();
         // In one order for all graphs, so that two never wait for each other.
         let mut stores: Vec<_> = graph.stores().iter().collect();
         stores.sort_by_key(|s| std::sync::Arc::as_ptr(s));
@@ -223,19 +262,16 @@ impl Scheduler {
         }
     }
 
-    fn allocated(
+    /// A slot of the graph that has memory now.
+    fn slot(
         &self,
         graph: &Graph,
         slot: Slot,
-    ) -> Result<Option<NonNull<sys::ggml_tensor>>, GgmlError> {
+    ) -> Result<(NonNull<sys::ggml_tensor>, SlotKind), GgmlError> {
         if graph.allocation != Some((self.id, self.epoch)) {
             return Err(GgmlError::NotAllocated);
         }
-        let raw = graph.slot(slot)?;
-        // SAFETY: the graph is alive, so its tensors are; an input nothing depends on gets no buffer.
-        let tensor = unsafe { raw.as_ref() };
-        let has_buffer = !tensor.buffer.is_null() || !tensor.view_src.is_null();
-        Ok(has_buffer.then_some(raw))
+        graph.slot(slot)
     }
 
     /// ggml aborts when no backend supports an operation, so ask first.
@@ -282,6 +318,50 @@ impl Drop for Scheduler {
 impl fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Scheduler({:?})", self.devices())
+    }
+}
+
+/// Whether a tensor has bytes: an input that nothing depends on gets none.
+fn has_memory(raw: NonNull<sys::ggml_tensor>) -> bool {
+    // SAFETY: callers hold the graph, so the tensor is alive.
+    let tensor = unsafe { raw.as_ref() };
+    !tensor.buffer.is_null() || !tensor.view_src.is_null()
+}
+
+/// Checks uploaded indices: all of them, and each below the bound.
+fn check_indices(
+    raw: NonNull<sys::ggml_tensor>,
+    bytes: &[u8],
+    bound: u64,
+) -> Result<(), GgmlError> {
+    let expected = super::store::nbytes(raw);
+    if bytes.len() != expected {
+        return Err(GgmlError::Range {
+            tensor: name_of(raw),
+            expected,
+            offset: 0,
+            len: bytes.len(),
+        });
+    }
+    // SAFETY: callers hold the graph, so the tensor is alive.
+    let wide = dtype_of(unsafe { raw.as_ref() }) == Some(DType::I64);
+    let read = |b: &[u8]| match *b {
+        [a, b, c, d] => i64::from(i32::from_ne_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => i64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        _ => -1,
+    };
+    let outside = |i: &i64| u64::try_from(*i).map_or(true, |i| i >= bound);
+    match bytes
+        .chunks_exact(if wide { 8 } else { 4 })
+        .map(read)
+        .find(outside)
+    {
+        None => Ok(()),
+        Some(index) => Err(GgmlError::Index {
+            tensor: name_of(raw),
+            index,
+            bound,
+        }),
     }
 }
 

@@ -103,6 +103,14 @@ impl StoreBuilder {
                 tensor: name.to_owned(),
             });
         }
+        if let Placement::Mapped { region, .. } = place
+            && region >= self.regions.len()
+        {
+            return Err(GraphError::UnknownTensor {
+                index: region,
+                count: self.regions.len(),
+            });
+        }
         let ne = super::graph::checked_shape("tensor", ty, shape)?;
         // SAFETY: the shape was checked (dims, overflow, block size) and the arena has room for one more tensor.
         let raw = unsafe {
@@ -157,6 +165,18 @@ impl StoreBuilder {
                 continue;
             };
             let device = region.device.name();
+            if let Some((tensor, offset)) = here
+                .iter()
+                .find(|(_, offset)| !self.can_map(index, *offset))
+            {
+                let (tensor, len) = (name_of(*tensor), nbytes(*tensor));
+                return Err(GgmlError::Range {
+                    tensor,
+                    expected: region.len,
+                    offset: *offset,
+                    len,
+                });
+            }
             // SAFETY: the region outlives the buffer (the store keeps its owner), and ggml only reads from it because
             // weights stores are read-only; `largest` bounds the tensors that will be placed in it.
             let raw = unsafe {

@@ -1,7 +1,5 @@
 //! The safe layer against ggml itself: results, and refusals where ggml would have aborted.
 
-use std::sync::Arc;
-
 use super::*;
 
 /// The CPU's dot products in F32 differ from a plain sum by rounding only.
@@ -11,25 +9,32 @@ fn scheduler() -> Scheduler {
     Scheduler::new(&[Device::cpu().expect("every build has a CPU")], 256).expect("scheduler")
 }
 
-/// Runs a graph over F32 inputs and gives its output.
+/// Runs a graph over F32 inputs and gives its output. `build` may name index inputs of one element, which become 0.
 fn compute(
     inputs: &[(&[u64], &[f32])],
     n_out: usize,
-    build: impl for<'g> FnOnce(&Builder<'g>, &[Tensor<'g>]) -> Result<Tensor<'g>, GraphError>,
+    build: impl for<'g> FnOnce(
+        &Builder<'g>,
+        &[Tensor<'g>],
+    ) -> Result<(Tensor<'g>, Vec<Tensor<'g>>), GraphError>,
 ) -> Result<Vec<f32>, GgmlError> {
-    let (mut graph, (slots, out)) = Graph::build::<_, GraphError>(128, |g| {
+    let (mut graph, (slots, zeros, out)) = Graph::build::<_, GraphError>(128, |g| {
         let tensors = inputs
             .iter()
             .map(|(shape, _)| g.input("x", DType::F32, shape))
             .collect::<Result<Vec<_>, _>>()?;
-        let out = build(g, &tensors)?;
+        let (out, indices) = build(g, &tensors)?;
         let slots: Vec<Slot> = tensors.iter().map(|t| g.keep(*t)).collect();
-        Ok((slots, g.output("out", out)))
+        let zeros: Vec<Slot> = indices.iter().map(|t| g.keep(*t)).collect();
+        Ok((slots, zeros, g.output("out", out)))
     })?;
     let mut sched = scheduler();
     sched.allocate(&mut graph)?;
     for (slot, (_, values)) in slots.iter().zip(inputs) {
         sched.set(&graph, *slot, values)?;
+    }
+    for slot in zeros {
+        sched.set(&graph, slot, &[0i32])?;
     }
     sched.compute(&graph)?;
     let mut values = vec![0.0; n_out];
@@ -47,7 +52,7 @@ fn ramp(n: usize) -> Vec<f32> {
 fn products_match_a_plain_loop() {
     let (w, x) = (ramp(8 * 3), ramp(8 * 2));
     let out = compute(&[(&[8, 3], &w), (&[8, 2], &x)], 6, |g, t| {
-        g.mul_mat(t[0], t[1])
+        Ok((g.mul_mat(t[0], t[1])?, vec![]))
     })
     .expect("computes");
     for column in 0..2 {
@@ -94,9 +99,11 @@ fn the_scan_is_the_decaying_recurrence_and_keeps_its_newest_states() {
         (&[d, 1, n, 1], &q),
     ];
     let out = compute(&inputs, expected.len(), |g, t| {
-        let (store, id) = ids_store();
-        let ids = g.stored(&store, id)?;
-        g.ssm_scan(t[0], t[1], t[2], t[3], t[4], t[5], ids, 2)
+        let ids = g.index_input("ids", DType::I32, &[1], 1)?;
+        Ok((
+            g.ssm_scan(t[0], t[1], t[2], t[3], t[4], t[5], ids, 2)?,
+            vec![ids],
+        ))
     })
     .expect("computes");
     for (i, (a, b)) in out.iter().zip(&expected).enumerate() {
@@ -107,16 +114,6 @@ fn the_scan_is_the_decaying_recurrence_and_keeps_its_newest_states() {
     }
 }
 
-/// A store with one I32 zero: the index of plane 0.
-fn ids_store() -> (Arc<Store>, TensorId) {
-    let mut builder = StoreBuilder::new(1, true).expect("room");
-    let place = Placement::Alloc(Device::cpu().expect("CPU").buffer_type());
-    let id = builder
-        .tensor("ids", DType::I32, &[1], place)
-        .expect("fits");
-    (builder.build().expect("memory"), id)
-}
-
 #[test]
 fn operands_that_would_abort_are_refused() {
     Graph::build::<(), GraphError>(128, |g| {
@@ -124,6 +121,17 @@ fn operands_that_would_abort_are_refused() {
         let i32s = |shape: &[u64]| g.input("i", DType::I32, shape);
         let (a, b) = (f32s(&[8, 3])?, f32s(&[7, 3])?);
         let cube = f32s(&[8, 3, 2])?;
+        let odd = Rope {
+            kind: RopeKind::Norm,
+            n_dims: 2,
+            n_ctx_orig: 8,
+            freq_base: 1e4,
+            freq_scale: 1.0,
+            ext_factor: 0.0,
+            attn_factor: 1.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+        };
         let quantised = g.input("q", DType::IQ4_NL, &[32, 4])?;
         let errors: Vec<(&str, Result<Tensor<'_>, GraphError>)> = vec![
             ("mul_mat", g.mul_mat(a, b)),
@@ -144,6 +152,9 @@ fn operands_that_would_abort_are_refused() {
             ("view", g.view(a, &[8, 4], &[32], 0)),
             ("view", g.view(a, &[8, 3], &[32], 4)),
             ("view", g.view(a, &[8, 2], &[usize::MAX], 0)),
+            ("view", g.view(a, &[8, 100], &[0], 0)),
+            ("view", g.view(a, &[4, 2], &[17], 0)),
+            ("rope", g.rope(f32s(&[3, 2, 1])?, i32s(&[1])?, None, &odd)),
             ("columns", g.columns(quantised, 0, 16)),
             ("columns", g.columns(a, 4, 5)),
             ("concat", g.concat(a, b, 1)),
@@ -197,7 +208,7 @@ fn weights_cannot_be_written() {
         g.set_rows(
             window,
             g.input("r", DType::F32, &[4, 1])?,
-            g.input("i", DType::I32, &[1])?,
+            g.index_input("i", DType::I32, &[1], 2)?,
         )?;
         Ok(())
     });
@@ -205,6 +216,76 @@ fn weights_cannot_be_written() {
         matches!(result, Err(GraphError::ReadOnly { op: "set_rows", .. })),
         "{result:?}"
     );
+}
+
+#[test]
+fn indices_are_bounded_checked_and_asked_for_every_time() {
+    let (mut graph, (rows, ids)) = Graph::build::<_, GraphError>(16, |g| {
+        let table = g.input("table", DType::F32, &[2, 5])?;
+        let ids = g.index_input("ids", DType::I32, &[3], 5)?;
+        let unbounded = g.input("ids", DType::I32, &[3])?;
+        assert!(g.get_rows(table, unbounded).is_err(), "no bound is known");
+        let wide = g.index_input("ids", DType::I32, &[3], 6)?;
+        assert!(g.get_rows(table, wide).is_err(), "the bound is too large");
+        let rows = g.get_rows(table, ids)?;
+        g.output("rows", rows);
+        Ok((g.keep(table), g.keep(ids)))
+    })
+    .expect("builds");
+    let mut sched = scheduler();
+    sched.allocate(&mut graph).expect("memory");
+    sched.set(&graph, rows, &[0f32; 10]).expect("an input");
+    let outside = |e| matches!(e, Err(GgmlError::Index { bound: 5, .. }));
+    assert!(outside(sched.set(&graph, ids, &[0i32, 5, 1])));
+    assert!(outside(sched.set(&graph, ids, &[-1i32, 0, 1])));
+    assert!(
+        sched.set(&graph, ids, &[0i32, 1]).is_err(),
+        "not all of them"
+    );
+    assert!(
+        matches!(sched.compute(&graph), Err(GgmlError::WrongSlot { .. })),
+        "not set"
+    );
+    sched
+        .set(&graph, ids, &[0i32, 4, 1])
+        .expect("below the bound");
+    sched.compute(&graph).expect("computes");
+    assert!(
+        sched.compute(&graph).is_err(),
+        "set for one computation only"
+    );
+}
+
+#[test]
+fn a_graph_gets_memory_once_and_weights_are_no_inputs() {
+    let mut builder = StoreBuilder::new(1, false).expect("room");
+    let place = Placement::Alloc(Device::cpu().expect("CPU").buffer_type());
+    let id = builder.tensor("w", DType::F32, &[4], place).expect("fits");
+    let store = builder.build().expect("memory");
+    let (mut graph, slot) = Graph::build::<_, GraphError>(8, |g| {
+        let w = g.stored(&store, id)?;
+        g.output("y", g.add(w, w)?);
+        Ok(g.keep(w))
+    })
+    .expect("builds");
+    let mut sched = scheduler();
+    sched.allocate(&mut graph).expect("memory");
+    assert!(matches!(
+        sched.allocate(&mut graph),
+        Err(GgmlError::AlreadyAllocated)
+    ));
+    assert!(matches!(
+        scheduler().allocate(&mut graph),
+        Err(GgmlError::AlreadyAllocated)
+    ));
+    assert!(matches!(
+        sched.set(&graph, slot, &[0f32; 4]),
+        Err(GgmlError::WrongSlot { .. })
+    ));
+    assert!(matches!(
+        sched.get(&graph, slot, 0, &mut [0f32; 4]),
+        Err(GgmlError::WrongSlot { .. })
+    ));
 }
 
 #[test]

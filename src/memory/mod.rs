@@ -90,6 +90,11 @@ pub struct MemoryConfig {
 }
 
 impl MemoryConfig {
+    /// Planes in the pool of each state: the zero plane, and every slot's own.
+    pub fn n_planes(&self) -> u64 {
+        1 + u64::from(self.n_seq) * u64::from(self.n_snapshots)
+    }
+
     /// Rows a slot owns: `n_ctx_seq` in whole steps.
     pub fn rows_per_slot(&self) -> u32 {
         self.n_ctx_seq.next_multiple_of(self.row_step.max(1))
@@ -228,7 +233,7 @@ impl Memory {
         let count = spec.rows.len() + spec.planes.len() + spec.constants.len();
         let mut builder = StoreBuilder::new(count.max(1), true).map_err(GgmlError::from)?;
         let n_rows = u64::from(config.rows_per_slot()) * u64::from(config.n_seq);
-        let n_planes = 1 + u64::from(config.n_seq) * u64::from(config.n_snapshots);
+        let n_planes = config.n_planes();
         let (mut rows, mut planes, mut constants) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for row in &spec.rows {
@@ -278,7 +283,7 @@ impl Memory {
     /// Bytes one memory of this shape would take, for planning.
     pub fn bytes_needed(spec: &MemorySpec, config: &MemoryConfig) -> Option<u64> {
         let n_rows = u64::from(config.rows_per_slot()).checked_mul(u64::from(config.n_seq))?;
-        let n_planes = 1 + u64::from(config.n_seq) * u64::from(config.n_snapshots);
+        let n_planes = config.n_planes();
         let rows = spec.rows.iter().try_fold(0u64, |sum, r| {
             sum.checked_add(config.row_type.row_bytes(r.width)?.checked_mul(n_rows)?)
         })?;

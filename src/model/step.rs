@@ -159,24 +159,28 @@ impl<'g, 'a> Step<'g, 'a> {
         memory: &'a Memory,
         plan: &'a Plan,
         kernel: AttentionKernel,
+        n_vocab: u32,
     ) -> Result<(Self, StepInputs)> {
         let n = plan.n_tokens() as u64;
-        let tokens = g.input("tokens", DType::I32, &[n])?;
+        let n_vocab = u64::from(n_vocab);
+        let tokens = g.index_input("tokens", DType::I32, &[n], n_vocab)?;
         let positions = g.input("positions", DType::I32, &[n])?;
-        let kv_rows = g.input("kv_rows", DType::I64, &[n])?;
+        let config = memory.config();
+        let n_rows = u64::from(config.rows_per_slot()) * u64::from(config.n_seq);
+        let kv_rows = g.index_input("kv_rows", DType::I64, &[n], n_rows)?;
         let outputs = match plan.outputs.len() as u64 {
             0 => None,
-            n_out => Some(g.input("outputs", DType::I32, &[n_out])?),
+            n_out => Some(g.index_input("outputs", DType::I32, &[n_out], n)?),
         };
         let mtp = if plan.kind.mtp {
-            Some(mtp_inputs(g, plan)?)
+            Some(mtp_inputs(g, plan, config.n_planes())?)
         } else {
             None
         };
         let groups = plan
             .groups
             .iter()
-            .map(|group| group_inputs(g, group, plan.kind.mtp))
+            .map(|group| group_inputs(g, group, plan.kind.mtp, config.n_planes()))
             .collect::<Result<Vec<_>>>()?;
         let inputs = StepInputs {
             tokens: g.keep(tokens),
@@ -500,7 +504,12 @@ impl<'g, 'a> Step<'g, 'a> {
     }
 }
 
-fn group_inputs<'g>(g: &Builder<'g>, group: &Group, mtp: bool) -> Result<GroupInputs<'g>> {
+fn group_inputs<'g>(
+    g: &Builder<'g>,
+    group: &Group,
+    mtp: bool,
+    n_planes: u64,
+) -> Result<GroupInputs<'g>> {
     let s = group.seqs.len() as u64;
     let mask = |name: &str| {
         let shape = |run: &crate::memory::Run| {
@@ -518,14 +527,20 @@ fn group_inputs<'g>(g: &Builder<'g>, group: &Group, mtp: bool) -> Result<GroupIn
             .collect::<Result<Vec<_>>>()
     };
     Ok(GroupInputs {
-        plane_in: g.input("plane_in", DType::I32, &[s])?,
-        plane_out: g.input("plane_out", DType::I64, &[s * u64::from(group.n_snapshots)])?,
+        plane_in: g.index_input("plane_in", DType::I32, &[s], n_planes)?,
+        plane_out: g.index_input(
+            "plane_out",
+            DType::I64,
+            &[s * u64::from(group.n_snapshots)],
+            n_planes,
+        )?,
         masks: mask("mask")?,
         mtp_masks: if mtp { mask("mtp_mask")? } else { Vec::new() },
     })
 }
 
-fn mtp_inputs<'g>(g: &Builder<'g>, plan: &Plan) -> Result<MtpInputs<'g>> {
+fn mtp_inputs<'g>(g: &Builder<'g>, plan: &Plan, n_planes: u64) -> Result<MtpInputs<'g>> {
+    let n = plan.n_tokens() as u64;
     let n_seqs: u64 = plan
         .groups
         .iter()
@@ -537,9 +552,9 @@ fn mtp_inputs<'g>(g: &Builder<'g>, plan: &Plan) -> Result<MtpInputs<'g>> {
         .map(|group| group.plane_out.len() as u64)
         .sum();
     Ok(MtpInputs {
-        predecessors: g.input("predecessors", DType::I32, &[plan.n_tokens() as u64])?,
-        snapshot_tokens: g.input("snapshot_tokens", DType::I32, &[n_snapshots])?,
-        planes_in: g.input("planes_in", DType::I32, &[n_seqs])?,
-        planes_out: g.input("planes_out", DType::I64, &[n_snapshots])?,
+        predecessors: g.index_input("predecessors", DType::I32, &[n], n_seqs + n)?,
+        snapshot_tokens: g.index_input("snapshot_tokens", DType::I32, &[n_snapshots], n)?,
+        planes_in: g.index_input("planes_in", DType::I32, &[n_seqs], n_planes)?,
+        planes_out: g.index_input("planes_out", DType::I64, &[n_snapshots], n_planes)?,
     })
 }
