@@ -157,6 +157,29 @@ const KEYS: &[Case] = &[
         &["attention.head_count"],
     ),
     (
+        "heads as wide as a sea",
+        |d| d.set("attention.key_length", 1u32 << 24),
+        &["attention.key_length"],
+    ),
+    (
+        "heads of an odd width",
+        |d| d.set("attention.key_length", 63u32),
+        &["attention.key_length", "even"],
+    ),
+    (
+        "a stretch of nothing",
+        |d| {
+            d.set("rope.scaling.type", "linear");
+            d.set("rope.scaling.factor", 1e-38f32);
+        },
+        &["rope.scaling.factor"],
+    ),
+    (
+        "experts that weigh nothing",
+        |d| d.set("expert_weights_scale", 0f32),
+        &["expert_weights_scale"],
+    ),
+    (
         "no rank",
         |d| d.unset("attention.kv_lora_rank"),
         &["attention.kv_lora_rank"],

@@ -21,6 +21,12 @@ pub enum EvalError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A context too short to score anything in.
+    #[error("a context of {n_ctx} is too short: expected at least 4 tokens")]
+    ShortContext {
+        /// The context.
+        n_ctx: usize,
+    },
     /// Too little text for one context to warm up in and one to score.
     #[error("the text has {found} tokens, but a context of {n_ctx} needs at least {}", 2 * n_ctx)]
     ShortText {
@@ -64,6 +70,7 @@ impl EvalError {
             Self::Base { .. } => {
                 Some("make the file with `--save-logits` and a model of the same vocabulary".into())
             }
+            Self::ShortContext { .. } => Some("512 tokens are usual: -c 512".into()),
             Self::Io { .. } => None,
         }
     }

@@ -4,6 +4,9 @@ use super::EvalError;
 use crate::engine::Engine;
 use crate::memory::{SeqId, Work};
 
+/// A chunk's second half is scored, from its second token on.
+const MIN_CONTEXT: usize = 4;
+
 /// Tokens of a text, cut into chunks of one context; what is left over at the end is not scored.
 #[derive(Debug, Clone)]
 pub struct Chunks {
@@ -23,7 +26,10 @@ impl Chunks {
         bos: Option<u32>,
         most: Option<usize>,
     ) -> Result<Self, EvalError> {
-        if n_ctx < 4 || tokens.len() < 2 * n_ctx {
+        if n_ctx < MIN_CONTEXT {
+            return Err(EvalError::ShortContext { n_ctx });
+        }
+        if tokens.len() < 2 * n_ctx {
             return Err(EvalError::ShortText {
                 found: tokens.len(),
                 n_ctx,
