@@ -40,6 +40,32 @@ pub enum TemplateError {
         /// The limit it met.
         limit: &'static str,
     },
+    /// The template's source is longer than any real one.
+    #[error("the chat template has {bytes} bytes, at most {most} are allowed")]
+    TooLong {
+        /// Its bytes.
+        bytes: usize,
+        /// The bound.
+        most: usize,
+    },
+    /// One tag has too many operators to be compiled.
+    #[error(
+        "chat template, line {line}: a tag has {operators} operators, filters and attributes, at most {most} are allowed"
+    )]
+    TooComplex {
+        /// Line in the template, from 1.
+        line: usize,
+        /// How many it has.
+        operators: usize,
+        /// The bound.
+        most: usize,
+    },
+    /// The template's thread could not start, or panicked.
+    #[error("the chat template's thread failed: {reason}")]
+    Thread {
+        /// Why.
+        reason: String,
+    },
     /// A message holds something that is not text.
     #[error("a message has a part of type `{kind}`, only `text` is supported")]
     ContentPart {
@@ -68,13 +94,20 @@ impl TemplateError {
     pub fn hint(&self) -> Option<String> {
         let names = || builtin::names().collect::<Vec<_>>().join(", ");
         match self {
-            Self::Syntax { .. } | Self::Render { .. } | Self::Runaway { .. } => Some(format!(
+            Self::Syntax { .. }
+            | Self::Render { .. }
+            | Self::Runaway { .. }
+            | Self::TooLong { .. }
+            | Self::TooComplex { .. } => Some(format!(
                 "use a built-in template with `--chat-template NAME` (one of {})",
                 names()
             )),
             Self::UnknownName { .. } => Some(format!("known are {}", names())),
             Self::Metadata(error) => error.hint(),
-            Self::Refused { .. } | Self::ContentPart { .. } | Self::Message { .. } => None,
+            Self::Thread { .. }
+            | Self::Refused { .. }
+            | Self::ContentPart { .. }
+            | Self::Message { .. } => None,
         }
     }
 }

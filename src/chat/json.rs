@@ -9,6 +9,8 @@ use minijinja::{Error, ErrorKind};
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter, Serializer};
 
+use super::limits::{self, Bounded};
+
 /// `json.dumps` options that templates use.
 #[derive(Debug, Clone)]
 struct Style {
@@ -51,6 +53,8 @@ pub(super) fn tojson(
             "tojson: the value is undefined",
         ));
     }
+    // Before serde walks it, which has no bound of its own.
+    limits::check_value(value)?;
     let mut json = serde_json::to_value(value).map_err(|error| failed(&error))?;
     if sort_keys {
         json.sort_all_objects();
@@ -77,7 +81,7 @@ fn indent_text(indent: Value) -> Result<String, Error> {
 }
 
 fn dump(json: &serde_json::Value, style: Style) -> Result<String, Error> {
-    let mut out = Vec::new();
+    let mut out = Bounded::default();
     let mut serializer = Serializer::with_formatter(
         &mut out,
         Python {
@@ -88,7 +92,7 @@ fn dump(json: &serde_json::Value, style: Style) -> Result<String, Error> {
     );
     json.serialize(&mut serializer)
         .map_err(|error| failed(&error))?;
-    String::from_utf8(out).map_err(|error| failed(&error))
+    String::from_utf8(out.bytes).map_err(|error| failed(&error))
 }
 
 fn failed(error: &dyn std::error::Error) -> Error {

@@ -8,6 +8,7 @@ mod builtin;
 mod clock;
 mod error;
 mod json;
+mod limits;
 mod message;
 mod probe;
 mod reasoning;

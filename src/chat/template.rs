@@ -1,10 +1,9 @@
 //! Chat templates: Jinja programs that come with a model and turn a conversation into its prompt.
 //!
-//! A template is untrusted input. It sees only what it is given, and its steps, its depth and its output are bounded.
+//! A template is untrusted input. It sees only what it is given, and its size, steps, depth and
+//! output are bounded; the `limits` module says what is left.
 
 #![forbid(unsafe_code)]
-
-use std::io;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value, ValueKind};
@@ -14,6 +13,7 @@ use crate::gguf::Metadata;
 use crate::tokenizer::Tokenizer;
 
 use super::error::TemplateError;
+use super::limits::{self, Bounded};
 use super::message::ChatRequest;
 use super::reasoning::ReasoningTags;
 use super::{builtin, clock, json};
@@ -24,8 +24,6 @@ const NAME: &str = "chat";
 const FUEL: u64 = 50_000_000;
 /// Depth of nesting and of macro calls.
 const RECURSION: usize = 500;
-/// Bytes a template may write.
-const MAX_OUTPUT: usize = 256 << 20;
 /// Marks an error as the template's own, made by `raise_exception`.
 const RAISED: &str = "raise_exception: ";
 
@@ -44,13 +42,17 @@ impl ChatTemplate {
     /// Compiles a template.
     ///
     /// # Errors
-    /// It is not valid Jinja.
+    /// It is too large, or not valid Jinja.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, TemplateError> {
+        limits::check_source(source)?;
         let source = without_generation_marks(source);
-        let mut environment = environment().map_err(|error| describe(&error, &source))?;
-        environment
-            .add_template_owned(NAME, source.clone())
-            .map_err(|error| describe(&error, &source))?;
+        let environment = limits::on_large_stack(|| {
+            let mut environment = environment().map_err(|error| describe(&error, &source))?;
+            environment
+                .add_template_owned(NAME, source.clone())
+                .map_err(|error| describe(&error, &source))?;
+            Ok(environment)
+        })?;
         Ok(Self {
             environment,
             source,
@@ -110,6 +112,10 @@ impl ChatTemplate {
     /// # Errors
     /// The template refuses or cannot handle it, or does not come to an end.
     pub fn render(&self, request: &ChatRequest) -> Result<String, TemplateError> {
+        limits::on_large_stack(|| self.render_here(request))
+    }
+
+    fn render_here(&self, request: &ChatRequest) -> Result<String, TemplateError> {
         let messages = request
             .messages
             .iter()
@@ -158,7 +164,7 @@ fn environment() -> Result<Environment<'static>, Error> {
             .build()?,
     );
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    limits::install(&mut env);
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(RECURSION);
     env.add_filter("tojson", json::tojson);
@@ -217,6 +223,9 @@ fn describe(error: &Error, source: &str) -> TemplateError {
         return TemplateError::Runaway { limit: "steps" };
     }
     let detail = error.detail().unwrap_or_default();
+    if let Some(limit) = limits::limit_of(detail) {
+        return TemplateError::Runaway { limit };
+    }
     if let Some(message) = detail.strip_prefix(RAISED) {
         return TemplateError::Refused {
             message: message.to_owned(),
@@ -269,26 +278,4 @@ fn quote(error: &Error, source: &str, line: usize, most: usize) -> String {
         .take(most)
         .collect();
     format!("...{}...", quoted.trim())
-}
-
-/// A buffer that refuses to grow beyond [`MAX_OUTPUT`].
-#[derive(Debug, Default)]
-struct Bounded {
-    bytes: Vec<u8>,
-    full: bool,
-}
-
-impl io::Write for Bounded {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + buf.len() > MAX_OUTPUT {
-            self.full = true;
-            return Err(io::Error::other("too much output"));
-        }
-        self.bytes.extend_from_slice(buf);
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

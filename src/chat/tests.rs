@@ -170,7 +170,7 @@ fn a_template_without_end_is_stopped() {
     assert_eq!(refused(output), TemplateError::Runaway { limit: "output" });
     let recursion = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
     assert!(matches!(refused(recursion), TemplateError::Render { .. }));
-    let deep = "{{ ".to_owned() + &"(".repeat(100_000) + &")".repeat(100_000) + " }}";
+    let deep = "{{ ".to_owned() + &"(".repeat(1000) + &")".repeat(1000) + " }}";
     assert!(matches!(
         ChatTemplate::new(&deep, "", ""),
         Err(TemplateError::Syntax { .. })
@@ -318,4 +318,92 @@ fn templates_come_from_the_file() {
         ChatTemplate::from_metadata(&md, &tokenizer, None),
         Err(TemplateError::Metadata(_))
     ));
+}
+
+#[test]
+fn a_source_too_large_to_compile_is_refused() {
+    let refused = |source: &str| ChatTemplate::new(source, "", "").expect_err("must be refused");
+    let long = "a".repeat((128 << 10) + 1);
+    assert!(matches!(
+        refused(&long),
+        TemplateError::TooLong { bytes: 131_073, .. }
+    ));
+    assert!(ChatTemplate::new(&long[1..], "", "").is_ok());
+    for link in [
+        "not ",
+        "-",
+        "\"a\"~",
+        "x|string|",
+        ".b",
+        "a and ",
+        "a if b else ",
+    ] {
+        let source = format!("x\n{{{{ {}a }}}}", link.repeat(9000));
+        assert!(
+            matches!(refused(&source), TemplateError::TooComplex { line: 2, .. }),
+            "{link}"
+        );
+    }
+    assert!(ChatTemplate::new(&format!("{{{{ '{}' }}}}", "-".repeat(9000)), "", "").is_ok());
+}
+
+#[test]
+fn the_stack_holds_what_the_scan_cannot_see() {
+    // An open quote in raw text makes the scan miss the tag after it.
+    for link in ["not ", "-", "(a)~"] {
+        let hidden = link.repeat(8000);
+        let source = format!("{{% raw %}}{{{{ ' {{% endraw %}}{{{{ {hidden} a }}}}");
+        assert!(limits::check_source(&source).is_ok(), "{link}");
+        assert!(ChatTemplate::new(&source, "", "").is_ok(), "{link}");
+    }
+}
+
+#[test]
+fn values_that_hold_themselves_or_are_too_deep_are_refused() {
+    let cyclic = "{% set ns = namespace() %}{% set ns.a = ns %}";
+    let list = "{% set ns = namespace() %}{% set ns.a = [ns] %}";
+    let deep = "{% set ns = namespace(a=[]) %}{% for i in range(100000) %}{% set ns.a = [ns.a] %}{% endfor %}";
+    for source in [cyclic, list, deep] {
+        for filter in ["", "|tojson", "|string", "|pprint", "|join"] {
+            let source = format!("{source}{{{{ [ns.a]{filter} }}}}");
+            let error = template(&source).render(&ask("x")).expect_err(&source);
+            assert_eq!(error, TemplateError::Runaway { limit: "depth" }, "{source}");
+        }
+    }
+    let shown = template("{{ debug() }}").render(&ask("x"));
+    assert!(matches!(shown, Err(TemplateError::Render { .. })));
+    assert_eq!(template(deep).render(&ask("x")).as_deref(), Ok(""));
+}
+
+#[test]
+fn results_are_measured_before_they_are_made() {
+    let large = "{% set a = 'a' * 100000 %}";
+    let cases = [
+        (large, "a|replace('a', a)", "output"),
+        (large, "a.replace('a', a)", "output"),
+        (large, "a|replace('', a)", "output"),
+        (large, "range(100000)|join(a)", "output"),
+        (large, "a.join(range(100000))", "output"),
+        (large, "a|indent(1000000000)", "output"),
+        (large, "a|indent(width=1000000000)", "output"),
+        (large, "'%1000000000d'|format(1)", "output"),
+        (large, "'{:1000000000}'.format(1)", "output"),
+        ("", "[1]|batch(10000000000, 0)", "elements"),
+        ("", "[1]|slice(10000000000)", "elements"),
+    ];
+    for (before, expression, limit) in cases {
+        let source = format!("{before}{{{{ ({expression})|length }}}}");
+        let error = template(&source).render(&ask("x")).expect_err(expression);
+        let printed = format!("{before}{{{{ {expression} }}}}");
+        let error = match error {
+            TemplateError::Runaway { .. } => error,
+            _ => template(&printed).render(&ask("x")).expect_err(expression),
+        };
+        assert_eq!(error, TemplateError::Runaway { limit }, "{expression}");
+    }
+    let small = "{{ 'a-b'|replace('-', '+') }} {{ [1, 'x']|join(', ') }} {{ 'a\nb'|indent(2) }} {{ '%s!'|format('x') }} {{ [1]|string }}";
+    assert_eq!(
+        template(small).render(&ask("x")).as_deref(),
+        Ok("a+b 1, x a\n  b x! [1]")
+    );
 }
