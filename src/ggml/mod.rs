@@ -41,6 +41,7 @@ mod graph;
 mod log;
 mod ops;
 mod quant;
+mod rope;
 mod sched;
 mod store;
 #[cfg(test)]
@@ -50,8 +51,8 @@ pub use device::{Backend, BufferType, Device, DeviceKind, add_rpc_server, cpu_fe
 pub use error::{GgmlError, GraphError, ShapeError};
 pub use graph::{Builder, Graph, Slot, Tensor};
 pub use log::route_logs_to_tracing;
-pub use ops::{Rope, RopeKind};
 pub use quant::{dequantize, quantize, usable_as_matrix};
+pub use rope::{Rope, RopeKind};
 pub use sched::{Profile, Scheduler};
 pub use store::{Placement, Store, StoreBuilder, TensorId};
 
