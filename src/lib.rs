@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod chat;
+pub mod convert;
 pub mod engine;
 pub mod eval;
 #[allow(unsafe_code, reason = "the layer over the C library")]
@@ -14,5 +15,6 @@ pub mod ggml;
 pub mod gguf;
 pub mod memory;
 pub mod model;
+mod positioned;
 pub mod synth;
 pub mod tokenizer;

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use super::error::{A_DIRECTORY, Field, GgufError};
 use super::metadata::Metadata;
 use super::plan::{FilePlan, TensorPlan, WriterOptions, lay_out};
 use super::types::TensorInfo;
+use crate::positioned::PositionedFile;
 
 /// Writes a model to one file, or to several parts.
 ///
@@ -235,12 +236,7 @@ impl Output {
         let mut temporary = target.clone().into_os_string();
         temporary.push(".part");
         let temporary = PathBuf::from(temporary);
-        // Never an existing file: another writer may be at it.
-        let opened = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary);
-        let file = match opened {
+        let file = match open_alone(&temporary) {
             Ok(file) => PositionedFile::new(file),
             Err(source) => {
                 return Err(GgufError::Io {
@@ -286,6 +282,29 @@ impl Drop for Output {
     }
 }
 
+/// Opens a temporary file that no other writer is at. What a writer that was killed left behind is overwritten.
+fn open_alone(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "another program is writing it",
+            ));
+        }
+        // Some file systems know no locks; then an existing file may be another writer's.
+        Err(TryLockError::Error(_)) if file.metadata()?.len() == 0 => {}
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    file.set_len(0)?;
+    Ok(file)
+}
+
 /// Makes the renames durable. Not every file system can, and the files themselves are safe already.
 fn sync_folder(target: &Path) {
     #[cfg(unix)]
@@ -298,61 +317,4 @@ fn sync_folder(target: &Path) {
     }
     #[cfg(not(unix))]
     let _ = target;
-}
-
-/// A file that can be written at any position through a shared reference.
-#[cfg(unix)]
-#[derive(Debug)]
-struct PositionedFile(File);
-
-#[cfg(unix)]
-impl PositionedFile {
-    fn new(file: File) -> Self {
-        Self(file)
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(&self.0, bytes, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync_all()
-    }
-}
-
-/// A file that can be written at any position through a shared reference.
-#[cfg(not(unix))]
-#[derive(Debug)]
-struct PositionedFile(std::sync::Mutex<File>);
-
-#[cfg(not(unix))]
-impl PositionedFile {
-    fn new(file: File) -> Self {
-        Self(std::sync::Mutex::new(file))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, File> {
-        // A panic elsewhere leaves no broken state: every use seeks first.
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.lock().set_len(bytes)
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut file = self.lock();
-        io::Seek::seek(&mut *file, io::SeekFrom::Start(offset))?;
-        file.write_all(bytes)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.lock().sync_all()
-    }
 }
