@@ -138,7 +138,7 @@ pub(super) fn e5m2(code: u8) -> f32 {
     E5M2[usize::from(code)]
 }
 
-/// Exponent of f32's numbers below the smallest power of two it holds with full precision.
+/// What is added to the exponent of an f32.
 const F32_BIAS: u32 = 127;
 
 static E4M3: [f32; 256] = table(3, 7, false);
