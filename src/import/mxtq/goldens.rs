@@ -6,7 +6,8 @@ use half::f16;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use super::{Bits, Codec, Levels, codebook, signs};
+use super::{Bits, Codec, Levels, codebook, decode_row, encode_row, row_bytes, signs};
+use crate::ggml::{DType, dequantize};
 
 const ROW_SEED: u64 = 42;
 
@@ -100,5 +101,33 @@ fn rows_decode_to_jangs_to_the_last_bit() {
             f32_bits(expected),
             "{n} weights, {width} bits"
         );
+    }
+}
+
+#[test]
+fn ggml_reads_the_planes_as_the_levels() {
+    let file = file();
+    let file = SafeTensors::deserialize(&file).unwrap();
+    for (n, width, packed) in entries(&file, "row", ".packed") {
+        if width != 2 {
+            continue;
+        }
+        let n = n as usize;
+        let book = codebook(n, Bits::new(2).unwrap());
+        let mut row = vec![0; row_bytes(n)];
+        let levels = Levels::from_codebook(&book).unwrap();
+        encode_row(packed, f16::from_f32(0.7), &levels, &mut row).unwrap();
+        let mut weights = Vec::new();
+        dequantize(DType::Q1_0, &row, 2 * n as u64, &mut weights).unwrap();
+        let (signs, sizes) = weights.split_at(n);
+        let found = decode_row(&row).unwrap();
+        let values = found.scales.levels();
+        for (i, (sign, size)) in signs.iter().zip(sizes).enumerate() {
+            assert_eq!(
+                sign + size,
+                values[usize::from(found.codes[i])],
+                "weight {i} of {n}"
+            );
+        }
     }
 }
