@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+mod cut;
+mod graphs;
 pub mod sampling;
 mod timeline;
 
@@ -13,12 +15,14 @@ use std::time::{Duration, Instant};
 
 pub use timeline::{Finish, GenerateOptions, Generation, Prefill, Timeline};
 
-use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Profile, Scheduler, Slot};
+use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Profile, Scheduler};
 use crate::memory::{
-    Checkpoint, Memory, MemoryConfig, MemoryError, Plan, SeqId, StepKind, Topology, Work,
+    Checkpoint, DraftWork, Memory, MemoryConfig, MemoryError, Plan, SeqId, StepKind, Topology, Work,
 };
-use crate::model::step::{Step, StepInputs, supports_flash};
+use crate::model::step::{Step, supports_flash};
 use crate::model::{AttentionKernel, Model};
+use cut::{Part, cut};
+use graphs::{Compiled, Graphs};
 
 /// Room for a block's tensors in a graph: results, views and weights, and more for every attention window.
 const TENSORS_PER_BLOCK: usize = 160;
@@ -180,22 +184,14 @@ pub struct EngineStats {
     pub compute: Duration,
 }
 
-/// A graph that can be computed again for any plan of the same topology.
-struct CachedGraph {
-    topology: Topology,
-    graph: Graph,
-    inputs: StepInputs,
-    logits: Option<Slot>,
-    mtp_logits: Option<Slot>,
-}
-
 /// Computes steps of one model over many sequences.
 pub struct Engine {
     model: Model,
     config: EngineConfig,
     kernel: AttentionKernel,
-    cached: Option<CachedGraph>,
-    sched: Scheduler,
+    /// Whether the devices give a token the same numbers alone and among others, if asked to; see [`StepKind::exact`].
+    can_be_exact: bool,
+    graphs: Graphs,
     memory: Memory,
     stats: EngineStats,
 }
@@ -212,8 +208,8 @@ impl Engine {
             model: model.clone(),
             config,
             kernel,
-            cached: None,
-            sched,
+            can_be_exact: !model.devices().iter().any(Device::is_gpu),
+            graphs: Graphs::new(sched),
             memory,
             stats: EngineStats::default(),
         })
@@ -278,18 +274,18 @@ impl Engine {
     pub fn memory_bytes(&self) -> (u64, u64) {
         (
             self.memory.store().buffer_bytes(),
-            self.sched.compute_bytes().iter().map(|(_, b)| b).sum(),
+            self.graphs.compute_bytes(),
         )
     }
 
     /// Times every operation of later steps until switched off.
     pub fn set_profiling(&mut self, on: bool) {
-        self.sched.set_profiling(on);
+        self.graphs.set_profiling(on);
     }
 
     /// Operations timed since the last call.
     pub fn take_profile(&mut self) -> Profile {
-        self.sched.take_profile()
+        self.graphs.take_profile()
     }
 
     /// Appends tokens to sequences and gives the logits that were asked for. Work beyond `n_ubatch` tokens is cut into
@@ -299,20 +295,72 @@ impl Engine {
     /// Work that cannot fit is refused before anything changes. If computing itself fails, the sequences of that graph
     /// are empty afterwards, since their states may be torn.
     pub fn step(&mut self, work: &[Work<'_>], mtp_logits: bool) -> Result<StepOutput, EngineError> {
-        self.check_work(work)?;
         let has_mtp = self.model.network().has_mtp();
         if mtp_logits && !(has_mtp && self.config.mtp) {
             return Err(EngineError::NoMtp);
         }
-        let kind = StepKind {
-            mtp: has_mtp && self.config.mtp,
-            mtp_logits,
-        };
-        let mut output = StepOutput {
+        self.run(work, mtp_logits, false)
+    }
+
+    /// As [`Engine::step`], but each token gets the numbers it would get in a step of its own, where the devices allow
+    /// it: kernels for several columns round otherwise than kernels for one. Meant for few tokens; weights are read
+    /// once, but prompts would take long.
+    ///
+    /// This holds on CPUs without the fused attention kernel; elsewhere it is a plain step.
+    pub fn step_exact(&mut self, work: &[Work<'_>]) -> Result<StepOutput, EngineError> {
+        self.run(work, false, self.can_be_exact)
+    }
+
+    /// Lets the MTP head guess the token after `token` for some sequences, which stay as they are: the head's rows
+    /// beyond a sequence's end are its scratch. The guesses' logits are [`StepOutput::mtp_logits`] of token 0.
+    ///
+    /// The first guess (`ahead` 0) starts from the trunk's state after the sequence's last token, the next ones from
+    /// the head's own after the guess before. One call does only one of the two.
+    ///
+    /// # Errors
+    /// Work that does not fit, or no head.
+    pub fn draft(&mut self, work: &[DraftWork]) -> Result<StepOutput, EngineError> {
+        if !(self.model.network().has_mtp() && self.config.mtp) {
+            return Err(EngineError::NoMtp);
+        }
+        let mut output = self.new_output();
+        for part in work.chunks(self.config.n_ubatch as usize) {
+            let plan = Plan::draft(&self.memory, part, self.model.n_vocab())?;
+            let first = output.rows.len();
+            let owners: Vec<Part> = (0..part.len())
+                .map(|item| Part {
+                    item: first + item,
+                    start: 0,
+                    len: 1,
+                })
+                .collect();
+            self.compute(&plan, &mut output, &owners)?;
+        }
+        Ok(output)
+    }
+
+    fn new_output(&self) -> StepOutput {
+        StepOutput {
             n_vocab: self.model.n_vocab() as usize,
             ..StepOutput::default()
+        }
+    }
+
+    fn run(
+        &mut self,
+        work: &[Work<'_>],
+        mtp_logits: bool,
+        exact: bool,
+    ) -> Result<StepOutput, EngineError> {
+        self.check_work(work)?;
+        let kind = StepKind {
+            mtp: self.model.network().has_mtp() && self.config.mtp,
+            mtp_logits,
+            exact,
+            draft: None,
         };
-        for part in cut(work, self.config.n_ubatch) {
+        let mut output = self.new_output();
+        for part in cut(work, self.config.n_ubatch, self.config.n_snapshots) {
             let items: Vec<Work<'_>> = part.iter().map(|p| p.work(work)).collect();
             let plan = Plan::new(&self.memory, &items, kind, self.model.n_vocab())?;
             if let Err(e) = self.compute(&plan, &mut output, &part) {
@@ -370,36 +418,33 @@ impl Engine {
         parts: &[Part],
     ) -> Result<(), EngineError> {
         let topology = plan.topology();
-        if self.cached.as_ref().is_none_or(|c| c.topology != topology) {
-            let start = Instant::now();
-            self.cached = None;
-            let mut cached = self.build(plan, topology)?;
-            self.sched.allocate(&mut cached.graph)?;
-            self.cached = Some(cached);
+        let start = Instant::now();
+        let compile = || compile(&self.model, &self.memory, self.kernel, plan, &topology);
+        let (sched, compiled, built) = self.graphs.get(&topology, plan.n_tokens(), compile)?;
+        if built {
             self.stats.graphs_built += 1;
             self.stats.build += start.elapsed();
         }
-        let Some(cached) = &self.cached else {
-            return Err(GgmlError::NotAllocated.into());
-        };
         let start = Instant::now();
-        let decoding = plan.n_tokens() == plan.groups.iter().map(|g| g.seqs.len()).sum::<usize>();
-        self.sched.set_n_threads(if decoding {
+        // Few columns are bound by the reading of weights, as one is.
+        let n_seqs = plan.groups.iter().map(|g| g.seqs.len()).sum::<usize>();
+        let decoding = plan.kind.exact || plan.n_tokens() == n_seqs;
+        sched.set_n_threads(if decoding {
             self.config.n_threads
         } else {
             self.config.n_threads_batch
         });
-        cached.inputs.upload(&mut self.sched, &cached.graph, plan)?;
-        self.sched.compute(&cached.graph)?;
+        compiled.inputs.upload(sched, &compiled.graph, plan)?;
+        sched.compute(&compiled.graph)?;
         let n = plan.outputs.len() * output.n_vocab;
         for (slot, rows) in [
-            (cached.logits, &mut output.logits),
-            (cached.mtp_logits, &mut output.mtp_logits),
+            (compiled.logits, &mut output.logits),
+            (compiled.mtp_logits, &mut output.mtp_logits),
         ] {
             if let Some(slot) = slot {
                 let start = rows.len();
                 rows.resize(start + n, 0.0);
-                self.sched.get(&cached.graph, slot, 0, &mut rows[start..])?;
+                sched.get(&compiled.graph, slot, 0, &mut rows[start..])?;
             }
         }
         for &(item, token) in &plan.output_owner {
@@ -410,32 +455,6 @@ impl Engine {
         self.stats.graphs += 1;
         self.stats.compute += start.elapsed();
         Ok(())
-    }
-
-    fn build(&self, plan: &Plan, topology: Topology) -> Result<CachedGraph, EngineError> {
-        let windows = plan.groups.iter().map(|g| g.runs.len()).sum();
-        let (graph, (inputs, logits, mtp_logits)) =
-            Graph::build::<_, EngineError>(capacity(&self.model, windows), |g| {
-                let (step, inputs) = Step::new(
-                    g,
-                    self.model.weights(),
-                    &self.memory,
-                    plan,
-                    self.kernel,
-                    self.model.n_vocab(),
-                )?;
-                let outputs = self.model.network().build(&step)?;
-                let logits = outputs.logits.map(|t| g.output("logits", t));
-                let mtp_logits = outputs.mtp_logits.map(|t| g.output("mtp_logits", t));
-                Ok((inputs, logits, mtp_logits))
-            })?;
-        Ok(CachedGraph {
-            topology,
-            graph,
-            inputs,
-            logits,
-            mtp_logits,
-        })
     }
 }
 
@@ -495,6 +514,36 @@ fn attention_kernel(model: &Model, config: &EngineConfig) -> Result<AttentionKer
     }
 }
 
+/// Builds the graph of a plan.
+fn compile(
+    model: &Model,
+    memory: &Memory,
+    kernel: AttentionKernel,
+    plan: &Plan,
+    topology: &Topology,
+) -> Result<Compiled, EngineError> {
+    let windows = plan.groups.iter().map(|g| g.runs.len()).sum();
+    let (graph, (inputs, logits, mtp_logits)) =
+        Graph::build::<_, EngineError>(capacity(model, windows), |g| {
+            let (step, inputs) =
+                Step::new(g, model.weights(), memory, plan, kernel, model.n_vocab())?;
+            let outputs = match plan.kind.draft {
+                None => model.network().build(&step)?,
+                Some(_) => model.network().draft(&step)?,
+            };
+            let logits = outputs.logits.map(|t| g.output("logits", t));
+            let mtp_logits = outputs.mtp_logits.map(|t| g.output("mtp_logits", t));
+            Ok((inputs, logits, mtp_logits))
+        })?;
+    Ok(Compiled {
+        topology: topology.clone(),
+        graph,
+        inputs,
+        logits,
+        mtp_logits,
+    })
+}
+
 fn capacity(model: &Model, windows: usize) -> usize {
     let sizes = model.sizes();
     (sizes.n_layer + sizes.n_mtp) as usize
@@ -543,114 +592,4 @@ fn checked(model: &Model, mut config: EngineConfig) -> Result<EngineConfig, Engi
     }
     config.mtp &= model.network().has_mtp();
     Ok(config)
-}
-
-/// A slice of one work item that goes into one graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part {
-    item: usize,
-    start: usize,
-    len: usize,
-}
-
-impl Part {
-    fn work<'a>(&self, all: &[Work<'a>]) -> Work<'a> {
-        let whole = &all[self.item];
-        let range = self.start as u32..(self.start + self.len) as u32;
-        Work {
-            seq: whole.seq,
-            tokens: &whole.tokens[self.start..self.start + self.len],
-            outputs: whole
-                .outputs
-                .iter()
-                .filter(|o| range.contains(o))
-                .map(|o| o - range.start)
-                .collect(),
-        }
-    }
-}
-
-/// Cuts work into graphs of at most `n_ubatch` tokens: short items first, so that decoding sequences always ride along.
-fn cut(work: &[Work<'_>], n_ubatch: u32) -> Vec<Vec<Part>> {
-    let mut order: Vec<usize> = (0..work.len())
-        .filter(|&i| !work[i].tokens.is_empty())
-        .collect();
-    order.sort_by_key(|&i| work[i].tokens.len());
-    let (mut graphs, mut current, mut room) = (Vec::new(), Vec::new(), n_ubatch as usize);
-    for item in order {
-        let mut start = 0;
-        while start < work[item].tokens.len() {
-            let len = room.min(work[item].tokens.len() - start);
-            current.push(Part { item, start, len });
-            (start, room) = (start + len, room - len);
-            if room == 0 {
-                graphs.push(std::mem::take(&mut current));
-                room = n_ubatch as usize;
-            }
-        }
-    }
-    if !current.is_empty() {
-        graphs.push(current);
-    }
-    graphs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn work_is_cut_into_graphs_without_loss() {
-        let (a, b) = ([0u32; 10], [0u32; 1]);
-        let work = [
-            Work {
-                seq: SeqId(0),
-                tokens: &a,
-                outputs: vec![3, 9],
-            },
-            Work {
-                seq: SeqId(1),
-                tokens: &b,
-                outputs: vec![0],
-            },
-        ];
-        let graphs = cut(&work, 4);
-        assert_eq!(
-            graphs[0],
-            [
-                Part {
-                    item: 1,
-                    start: 0,
-                    len: 1
-                },
-                Part {
-                    item: 0,
-                    start: 0,
-                    len: 3
-                }
-            ]
-        );
-        assert_eq!(
-            graphs[1],
-            [Part {
-                item: 0,
-                start: 3,
-                len: 4
-            }]
-        );
-        assert_eq!(
-            graphs[2],
-            [Part {
-                item: 0,
-                start: 7,
-                len: 3
-            }]
-        );
-        let outputs: Vec<_> = graphs
-            .concat()
-            .iter()
-            .map(|p| p.work(&work).outputs)
-            .collect();
-        assert_eq!(outputs, [vec![0], vec![], vec![0], vec![2]]);
-    }
 }

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -31,10 +32,11 @@ pub struct Scheduler {
     capacity: usize,
     profile: Option<Box<Recorder>>,
     // Dropped after `raw`, which refers to them (see Drop).
-    backends: Vec<Backend>,
+    backends: Arc<Mutex<Vec<Backend>>>,
 }
 
-// SAFETY: a scheduler may move between threads; all its methods that touch C take `&mut self`.
+// SAFETY: a scheduler may move between threads; all its methods that touch C take `&mut self`, and those that use the
+// backends, which it may share with others, hold their lock.
 unsafe impl Send for Scheduler {}
 
 impl Scheduler {
@@ -56,8 +58,22 @@ impl Scheduler {
             .iter()
             .map(Device::start)
             .collect::<Result<Vec<_>, _>>()?;
+        Self::over(Arc::new(Mutex::new(backends)), capacity)
+    }
+
+    /// Another scheduler over the same running devices and threads, with graphs and intermediate memory of its own:
+    /// graphs of both stay allocated side by side. They compute one at a time.
+    pub fn beside(&self) -> Result<Self, GgmlError> {
+        Self::over(Arc::clone(&self.backends), self.capacity)
+    }
+
+    fn over(shared: Arc<Mutex<Vec<Backend>>>, capacity: usize) -> Result<Self, GgmlError> {
+        let backends = lock(&shared);
         let mut raws: Vec<_> = backends.iter().map(Backend::raw).collect();
-        let mut bufts: Vec<_> = list.iter().map(|d| d.buffer_type().raw).collect();
+        let mut bufts: Vec<_> = backends
+            .iter()
+            .map(|b| b.device().buffer_type().raw)
+            .collect();
         let count = i32::try_from(raws.len()).unwrap_or(i32::MAX);
         // SAFETY: both arrays hold `count` valid entries; ggml copies them; the backends outlive the scheduler.
         let raw = unsafe {
@@ -73,6 +89,7 @@ impl Scheduler {
         let raw = NonNull::new(raw).ok_or(GgmlError::DeviceInit {
             device: "scheduler".into(),
         })?;
+        drop(backends);
         Ok(Self {
             raw,
             id: NEXT_SCHED.fetch_add(1, Ordering::Relaxed),
@@ -80,18 +97,18 @@ impl Scheduler {
             indices_set: HashSet::new(),
             capacity,
             profile: None,
-            backends,
+            backends: shared,
         })
     }
 
     /// Devices in order of preference.
     pub fn devices(&self) -> Vec<Device> {
-        self.backends.iter().map(Backend::device).collect()
+        lock(&self.backends).iter().map(Backend::device).collect()
     }
 
     /// Sets the number of threads of every backend that has threads.
     pub fn set_n_threads(&mut self, n: usize) {
-        for backend in &mut self.backends {
+        for backend in lock(&self.backends).iter_mut() {
             backend.set_n_threads(n);
         }
     }
@@ -110,6 +127,7 @@ impl Scheduler {
         }
         // SAFETY: the scheduler is valid; graphs allocated earlier become unusable through `epoch`.
         unsafe { sys::ggml_backend_sched_reset(self.raw.as_ptr()) };
+        let _running = lock(&self.backends);
         self.epoch += 1;
         self.indices_set.clear();
         // Also if this fails: the tensors may point to memory by now.
@@ -205,6 +223,7 @@ impl Scheduler {
         let mut stores: Vec<_> = graph.stores().iter().collect();
         stores.sort_by_key(|s| std::sync::Arc::as_ptr(s));
         let _guards: Vec<_> = stores.iter().map(|s| s.lock_for_graph()).collect();
+        let _running = lock(&self.backends);
         if let Some(recorder) = &mut self.profile {
             recorder.last = Instant::now();
         }
@@ -225,7 +244,7 @@ impl Scheduler {
         let size = |b: &Backend| unsafe {
             sys::ggml_backend_sched_get_buffer_size(self.raw.as_ptr(), b.raw())
         };
-        self.backends
+        lock(&self.backends)
             .iter()
             .map(|b| (b.device(), size(b) as u64))
             .collect()
@@ -276,9 +295,10 @@ impl Scheduler {
 
     /// ggml aborts when no backend supports an operation, so ask first.
     fn check_supported(&self, graph: &Graph) -> Result<(), GgmlError> {
+        let backends = lock(&self.backends);
         for node in (0..graph.n_nodes()).filter_map(|i| graph.node(i)) {
             // SAFETY: node and devices are valid; the query mutates nothing.
-            let supported = self.backends.iter().any(|b| unsafe {
+            let supported = backends.iter().any(|b| unsafe {
                 sys::ggml_backend_dev_supports_op(b.device().raw(), node.as_ptr())
             });
             if !supported {
@@ -291,8 +311,7 @@ impl Scheduler {
                     .map(describe)
                     .collect::<Vec<_>>()
                     .join(", ");
-                let devices = self
-                    .backends
+                let devices = backends
                     .iter()
                     .map(|b| b.device().name())
                     .collect::<Vec<_>>()
@@ -319,6 +338,12 @@ impl fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Scheduler({:?})", self.devices())
     }
+}
+
+/// The devices, for one user at a time.
+fn lock(backends: &Mutex<Vec<Backend>>) -> MutexGuard<'_, Vec<Backend>> {
+    // A panic elsewhere leaves no half-changed backend: each call into C is complete.
+    backends.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a tensor has bytes: an input that nothing depends on gets none.

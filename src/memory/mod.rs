@@ -13,7 +13,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use plan::{Group, Plan, Run, StepKind, Topology, Work};
+pub use plan::{DraftFrom, DraftWork, Group, Plan, Run, StepKind, Topology, Work};
 
 use crate::ggml::{DType, Device, GgmlError, Placement, Store, StoreBuilder, TensorId};
 
@@ -28,6 +28,8 @@ pub struct MemorySpec {
     pub rows: Vec<RowSpec>,
     /// Recurrent states, one plane per snapshot.
     pub planes: Vec<PlaneSpec>,
+    /// Vectors that a slot keeps from one draft to the next. They are no part of its sequence's state.
+    pub cells: Vec<CellSpec>,
     /// Constant vectors a graph needs, such as the time step of the scan.
     pub constants: Vec<ConstantSpec>,
 }
@@ -55,6 +57,17 @@ pub struct PlaneSpec {
     /// Elements of one plane.
     pub width: u64,
     /// Device that holds the layer.
+    pub device: Device,
+}
+
+/// One vector per slot, always F32.
+#[derive(Debug, Clone)]
+pub struct CellSpec {
+    /// Name, such as `mtp.draft`.
+    pub name: String,
+    /// Elements.
+    pub width: u64,
+    /// Device that uses it.
     pub device: Device,
 }
 
@@ -130,6 +143,9 @@ pub enum MemoryError {
         /// The limit.
         n_ubatch: u32,
     },
+    /// Guesses from the trunk's state beside guesses from the head's own.
+    #[error("first and later drafts in one step")]
+    MixedDrafts,
     /// The same sequence twice in one step.
     #[error("sequence {seq} occurs twice in one step")]
     DuplicateSequence {
@@ -223,6 +239,7 @@ pub struct Memory {
     rows: BTreeMap<String, (TensorId, u64)>,
     planes: BTreeMap<String, (TensorId, u64)>,
     plane_order: Vec<String>,
+    cells: BTreeMap<String, TensorId>,
     constants: BTreeMap<String, (TensorId, f32)>,
     sequences: Vec<Sequence>,
 }
@@ -230,7 +247,7 @@ pub struct Memory {
 impl Memory {
     /// Allocates memory for a model.
     pub fn new(spec: &MemorySpec, config: MemoryConfig) -> Result<Self, MemoryError> {
-        let count = spec.rows.len() + spec.planes.len() + spec.constants.len();
+        let count = spec.rows.len() + spec.planes.len() + spec.cells.len() + spec.constants.len();
         let mut builder = StoreBuilder::new(count.max(1), true).map_err(GgmlError::from)?;
         let n_rows = u64::from(config.rows_per_slot()) * u64::from(config.n_seq);
         let n_planes = config.n_planes();
@@ -258,6 +275,15 @@ impl Memory {
                 .map_err(GgmlError::from)?;
             planes.insert(plane.name.clone(), (id, plane.width));
         }
+        let mut cells = BTreeMap::new();
+        for cell in &spec.cells {
+            let place = Placement::Alloc(cell.device.buffer_type());
+            let shape = [cell.width, u64::from(config.n_seq)];
+            let id = builder
+                .tensor(&cell.name, DType::F32, &shape, place)
+                .map_err(GgmlError::from)?;
+            cells.insert(cell.name.clone(), id);
+        }
         for constant in &spec.constants {
             let place = Placement::Alloc(constant.device.buffer_type());
             let n = constant.per_token * u64::from(config.n_ubatch);
@@ -273,6 +299,7 @@ impl Memory {
             rows,
             planes,
             plane_order: spec.planes.iter().map(|p| p.name.clone()).collect(),
+            cells,
             constants,
             sequences: vec![Sequence::default(); config.n_seq as usize],
         };
@@ -310,6 +337,11 @@ impl Memory {
     /// Recurrent planes by name: tensor `{width, planes}`.
     pub fn planes(&self, name: &str) -> Option<TensorId> {
         self.planes.get(name).map(|p| p.0)
+    }
+
+    /// Cells by name: tensor `{width, n_seq}`.
+    pub fn cells(&self, name: &str) -> Option<TensorId> {
+        self.cells.get(name).copied()
     }
 
     /// A constant vector by name.

@@ -21,6 +21,26 @@ pub struct Work<'a> {
     pub outputs: Vec<u32>,
 }
 
+/// A token whose successor the MTP head should guess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DraftWork {
+    /// The sequence, whose tokens (and `ahead` guesses) come before.
+    pub seq: SeqId,
+    /// The token.
+    pub token: u32,
+    /// Tokens between the sequence's end and this one: 0 for the first guess, 1 for the one after it, ...
+    pub ahead: u32,
+}
+
+/// Where the head's hidden state before a guess comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DraftFrom {
+    /// The trunk, after the sequence's last token.
+    Trunk,
+    /// The head itself, after the guess before.
+    Head,
+}
+
 /// What a step computes beside memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct StepKind {
@@ -28,6 +48,10 @@ pub struct StepKind {
     pub mtp: bool,
     /// Give the MTP head's logits for the output rows too.
     pub mtp_logits: bool,
+    /// Compute every token as a step of its own would, to the bit.
+    pub exact: bool,
+    /// Run the MTP head alone, to guess.
+    pub draft: Option<DraftFrom>,
 }
 
 /// Sequences with equally many tokens in a step, one after the other in token order.
@@ -117,14 +141,78 @@ impl Plan {
             for &index in same {
                 plan.push(memory, index, &work[index])?;
             }
+            let n_tokens = work[same[0]].tokens.len() as u32;
             let seqs: Vec<SeqId> = same.iter().map(|&i| work[i].seq).collect();
-            plan.groups.push(Group::new(
-                memory,
-                first_token,
-                work[same[0]].tokens.len() as u32,
-                seqs,
-            )?);
+            let mut ends = Vec::with_capacity(seqs.len());
+            for &seq in &seqs {
+                ends.push(memory.n_past(seq)? + n_tokens);
+            }
+            plan.groups
+                .push(Group::new(memory, first_token, n_tokens, seqs, &ends)?);
         }
+        Ok(plan)
+    }
+
+    /// Plans guesses of the MTP head. Planes then are: where the hidden states come from (the pool, or the slots'
+    /// cells), and the cells the head's own states go to.
+    pub fn draft(memory: &Memory, work: &[DraftWork], n_vocab: u32) -> Result<Self, MemoryError> {
+        let from_trunk = work.iter().all(|w| w.ahead == 0);
+        if !from_trunk && work.iter().any(|w| w.ahead == 0) {
+            return Err(MemoryError::MixedDrafts);
+        }
+        let config = memory.config();
+        let mut order: Vec<usize> = (0..work.len()).collect();
+        order.sort_by_key(|&i| work[i].seq);
+        let mut plan = Self {
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            kv_rows: Vec::new(),
+            outputs: Vec::new(),
+            output_owner: Vec::new(),
+            groups: Vec::new(),
+            kind: StepKind {
+                mtp_logits: true,
+                draft: Some(if from_trunk {
+                    DraftFrom::Trunk
+                } else {
+                    DraftFrom::Head
+                }),
+                ..StepKind::default()
+            },
+        };
+        let (mut seqs, mut ends) = (Vec::new(), Vec::new());
+        for (row, &index) in order.iter().enumerate() {
+            let DraftWork { seq, token, ahead } = work[index];
+            let n_past = memory.n_past(seq)?;
+            if seqs.last() == Some(&seq) {
+                return Err(MemoryError::DuplicateSequence { seq: seq.0 });
+            }
+            if token >= n_vocab {
+                return Err(MemoryError::BadToken { token, n_vocab });
+            }
+            let position = n_past.saturating_add(ahead);
+            if position >= config.n_ctx_seq {
+                return Err(MemoryError::ContextFull {
+                    n_past,
+                    n_new: ahead.saturating_add(1),
+                    n_ctx: config.n_ctx_seq,
+                });
+            }
+            plan.tokens.push(token as i32);
+            plan.positions.push(position as i32);
+            let slot = i64::from(seq.0) * i64::from(config.rows_per_slot());
+            plan.kv_rows.push(slot + i64::from(position));
+            plan.outputs.push(row as i32);
+            plan.output_owner.push((index, 0));
+            seqs.push(seq);
+            ends.push(position + 1);
+        }
+        let mut group = Group::new(memory, 0, 1, seqs, &ends)?;
+        group.plane_out = group.seqs.iter().map(|s| i64::from(s.0)).collect();
+        if !from_trunk {
+            group.plane_in = group.seqs.iter().map(|s| s.0 as i32).collect();
+        }
+        plan.groups.push(group);
         Ok(plan)
     }
 
@@ -236,11 +324,13 @@ impl Plan {
 }
 
 impl Group {
+    /// `ends` are the sequences' lengths after the step.
     fn new(
         memory: &Memory,
         first_token: u32,
         n_tokens: u32,
         seqs: Vec<SeqId>,
+        ends: &[u32],
     ) -> Result<Self, MemoryError> {
         let config = memory.config();
         let n_snapshots = config.n_snapshots.min(n_tokens);
@@ -252,8 +342,8 @@ impl Group {
             .flat_map(|k| seqs.iter().map(move |&s| i64::from(memory.own_plane(s, k))))
             .collect();
         let mut runs: Vec<Run> = Vec::new();
-        for (i, &seq) in seqs.iter().enumerate() {
-            let n_kv = rows_in_sight(memory.n_past(seq)? + n_tokens, config);
+        for (i, (&seq, &end)) in seqs.iter().zip(ends).enumerate() {
+            let n_kv = rows_in_sight(end, config);
             match runs.last_mut() {
                 Some(run) if run.first_slot + run.n_seqs == seq.0 => {
                     run.n_seqs += 1;

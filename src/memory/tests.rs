@@ -20,6 +20,7 @@ fn memory(n_seq: u32, n_ctx_seq: u32, n_snapshots: u32) -> Memory {
             width: 2,
             device,
         }],
+        cells: Vec::new(),
         constants: vec![ConstantSpec {
             name: "one".into(),
             value: 1.0,

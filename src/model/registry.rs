@@ -76,6 +76,13 @@ pub trait Network: Send + Sync {
 
     /// Builds one step. Memory writes go into the graph through [`Step`].
     fn build<'g>(&self, s: &Step<'g, '_>) -> Result<Outputs<'g>, GraphError>;
+
+    /// Builds one guess of the MTP head for each token, without the trunk; its logits are those of the next token.
+    fn draft<'g>(&self, _: &Step<'g, '_>) -> Result<Outputs<'g>, GraphError> {
+        Err(GraphError::Alloc {
+            what: "drafts of a model without an MTP head",
+        })
+    }
 }
 
 /// Finds the architecture of a file.

@@ -6,7 +6,7 @@ use super::loader::{WeightId, Weights};
 use crate::ggml::{
     Builder, DType, Device, GgmlError, Graph, GraphError, Scheduler, Slot, Tensor, TensorId,
 };
-use crate::memory::{Group, Memory, Plan, RowSpec};
+use crate::memory::{DraftFrom, Group, Memory, Plan, RowSpec};
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -172,15 +172,17 @@ impl<'g, 'a> Step<'g, 'a> {
             0 => None,
             n_out => Some(g.index_input("outputs", DType::I32, &[n_out], n)?),
         };
-        let mtp = if plan.kind.mtp {
+        let drafts = plan.kind.draft.is_some();
+        let mtp = if plan.kind.mtp && !drafts {
             Some(mtp_inputs(g, plan, config.n_planes())?)
         } else {
             None
         };
+        let with_mtp = plan.kind.mtp || drafts;
         let groups = plan
             .groups
             .iter()
-            .map(|group| group_inputs(g, group, plan.kind.mtp, config.n_planes()))
+            .map(|group| group_inputs(g, group, with_mtp, plane_bounds(plan, memory)))
             .collect::<Result<Vec<_>>>()?;
         let inputs = StepInputs {
             tokens: g.keep(tokens),
@@ -249,14 +251,33 @@ impl<'g, 'a> Step<'g, 'a> {
         self.outputs.is_some()
     }
 
+    /// Number of tokens whose logits are wanted.
+    pub fn n_outputs(&self) -> usize {
+        self.plan.outputs.len()
+    }
+
+    /// Whether columns must be computed as if each were alone: by [`Step::linear`] or, where a matrix belongs to a
+    /// head, with tokens on an axis of their own.
+    pub fn by_column(&self) -> bool {
+        self.plan.kind.exact && self.plan.n_tokens() > 1
+    }
+
     /// A weight.
     pub fn weight(&self, id: WeightId) -> Result<Tensor<'g>> {
         self.g.stored(self.weights.store(), self.weights.id(id))
     }
 
-    /// `W x`.
+    /// `W x`, `x {width, n}`.
     pub fn linear(&self, w: WeightId, x: Tensor<'g>) -> Result<Tensor<'g>> {
-        self.g.mul_mat(self.weight(w)?, x)
+        let w = self.weight(w)?;
+        let ([width, n, ..], nb) = (x.ne(), x.nb());
+        if !self.by_column() || n == 1 {
+            return self.g.mul_mat(w, x);
+        }
+        // Each column is a matrix of its own, which takes the kernel for one column; rows of W stay in cache meanwhile.
+        let columns = self.g.view(x, &[width, 1, n], &[nb[1], nb[1]], 0)?;
+        let out = self.g.mul_mat(w, columns)?;
+        self.g.reshape(out, &[w.ne()[1], n])
     }
 
     /// `x / rms(x) * w`, over the innermost dimension.
@@ -484,12 +505,41 @@ impl<'g, 'a> Step<'g, 'a> {
         Ok(before)
     }
 
+    /// The hidden state before each guess of a draft: the trunk's, carried in `planes`, or the head's own, kept in
+    /// `cells`. Gives `{n_embd, tokens}`.
+    pub fn draft_hidden(&self, planes: &str, cells: &str) -> Result<Tensor<'g>> {
+        let memory = match self.plan.kind.draft {
+            Some(DraftFrom::Head) => self.cells(cells)?,
+            _ => self.planes(planes)?,
+        };
+        self.g.get_rows(memory, self.draft_group()?.plane_in)
+    }
+
+    /// Keeps the head's hidden states `h {n_embd, tokens}` for the next guess of a draft.
+    pub fn keep_draft(&self, cells: &str, h: Tensor<'g>) -> Result<()> {
+        let kept = self
+            .g
+            .set_rows(self.cells(cells)?, h, self.draft_group()?.plane_out)?;
+        self.g.expand(kept);
+        Ok(())
+    }
+
+    fn draft_group(&self) -> Result<&GroupInputs<'g>> {
+        self.groups.first().ok_or(GraphError::Alloc {
+            what: "a draft without tokens",
+        })
+    }
+
     fn rows(&self, name: &str) -> Result<Tensor<'g>> {
         self.memory_tensor(self.memory.rows(name))
     }
 
     fn planes(&self, name: &str) -> Result<Tensor<'g>> {
         self.memory_tensor(self.memory.planes(name))
+    }
+
+    fn cells(&self, name: &str) -> Result<Tensor<'g>> {
+        self.memory_tensor(self.memory.cells(name))
     }
 
     fn constant(&self, name: &str) -> Result<Tensor<'g>> {
@@ -504,11 +554,21 @@ impl<'g, 'a> Step<'g, 'a> {
     }
 }
 
+/// Bounds of the plane indices that a plan reads and writes: those of the pool, or of the slots' cells.
+fn plane_bounds(plan: &Plan, memory: &Memory) -> (u64, u64) {
+    let (pool, cells) = (memory.config().n_planes(), u64::from(memory.config().n_seq));
+    match plan.kind.draft {
+        None => (pool, pool),
+        Some(DraftFrom::Trunk) => (pool, cells),
+        Some(DraftFrom::Head) => (cells, cells),
+    }
+}
+
 fn group_inputs<'g>(
     g: &Builder<'g>,
     group: &Group,
     mtp: bool,
-    n_planes: u64,
+    (planes_in, planes_out): (u64, u64),
 ) -> Result<GroupInputs<'g>> {
     let s = group.seqs.len() as u64;
     let mask = |name: &str| {
@@ -527,12 +587,12 @@ fn group_inputs<'g>(
             .collect::<Result<Vec<_>>>()
     };
     Ok(GroupInputs {
-        plane_in: g.index_input("plane_in", DType::I32, &[s], n_planes)?,
+        plane_in: g.index_input("plane_in", DType::I32, &[s], planes_in)?,
         plane_out: g.index_input(
             "plane_out",
             DType::I64,
             &[s * u64::from(group.n_snapshots)],
-            n_planes,
+            planes_out,
         )?,
         masks: mask("mask")?,
         mtp_masks: if mtp { mask("mtp_mask")? } else { Vec::new() },

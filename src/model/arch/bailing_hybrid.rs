@@ -6,7 +6,7 @@
 
 use crate::ggml::{GraphError, RopeKind, Tensor};
 use crate::gguf::Gguf;
-use crate::memory::{MemorySpec, PlaneSpec};
+use crate::memory::{CellSpec, MemorySpec, PlaneSpec};
 use crate::model::blocks::ffn::SwiGlu;
 use crate::model::blocks::lightning::{Lightning, LightningParams};
 use crate::model::blocks::mla::{Mla, MlaParams};
@@ -35,6 +35,13 @@ const MAX_HEAD_WIDTH: u32 = 4096;
 
 /// Where the MTP block finds the hidden state of the token before a step.
 const CARRIED_HIDDEN: &str = "mtp.hidden";
+
+/// Where it finds its own hidden state of the guess before.
+const DRAFTED_HIDDEN: &str = "mtp.draft";
+
+/// With few outputs in a larger step, their last feed-forward is computed apart from the MTP head's rows: so it is the
+/// same computation as without the head, and costs little.
+const FEW_OUTPUTS: usize = 8;
 
 /// Hyper-parameters, checked.
 struct HyperParams {
@@ -99,6 +106,9 @@ impl Network for BailingHybrid {
         let g = s.g();
         let embd = s.embed(self.embd)?;
         let mut x = embd;
+        let n_outputs = s.n_outputs();
+        let apart = s.runs_mtp() && n_outputs <= FEW_OUTPUTS && n_outputs < s.n_tokens() as usize;
+        let mut logits = None;
         for (i, block) in self.blocks.iter().enumerate() {
             let last = i + 1 == self.blocks.len() && !s.runs_mtp();
             if last && !s.has_outputs() {
@@ -106,6 +116,13 @@ impl Network for BailingHybrid {
                 return Ok(Outputs::default());
             }
             x = g.add(x, block.mix(s, x, self.eps, Mask::Causal)?)?;
+            if apart
+                && i + 1 == self.blocks.len()
+                && let Some(wanted) = s.output_rows(x)?
+            {
+                let out = g.add(wanted, block.feed(s, wanted, self.eps)?)?;
+                logits = Some(s.linear(self.out, s.norm(self.out_norm, out, self.eps)?)?);
+            }
             if last && let Some(wanted) = s.output_rows(x)? {
                 // Only rows whose logits are wanted need the last feed-forward.
                 x = wanted;
@@ -119,21 +136,46 @@ impl Network for BailingHybrid {
                 mtp_logits: None,
             });
         };
-        let ahead = mtp.build(s, embd, hidden, self.eps)?;
-        let logits = |h| {
-            s.output_rows(h)?
-                .map(|rows| s.linear(self.out, rows))
-                .transpose()
-        };
-        let mtp_logits = if s.wants_mtp_logits() {
-            logits(ahead)?
+        let before = s.predecessors(CARRIED_HIDDEN, hidden)?;
+        let pair = mtp.pair(s, embd, before, self.eps)?;
+        let mut mtp_logits = None;
+        if s.wants_mtp_logits() {
+            let ahead = mtp.guess(s, pair, self.eps)?;
+            mtp_logits = self.logits(s, ahead)?;
         } else {
-            None
-        };
+            mtp.block.remember(s, pair, self.eps)?;
+        }
+        if logits.is_none() {
+            logits = self.logits(s, hidden)?;
+        }
+        Ok(Outputs { logits, mtp_logits })
+    }
+
+    fn draft<'g>(&self, s: &Step<'g, '_>) -> Result<Outputs<'g>, GraphError> {
+        let mtp = self.mtp.as_ref().ok_or(GraphError::Alloc {
+            what: "the MTP head, which is not loaded",
+        })?;
+        let before = s.draft_hidden(CARRIED_HIDDEN, DRAFTED_HIDDEN)?;
+        let pair = mtp.pair(s, s.embed(self.embd)?, before, self.eps)?;
+        let hidden = mtp.guess(s, pair, self.eps)?;
+        s.keep_draft(DRAFTED_HIDDEN, hidden)?;
         Ok(Outputs {
-            logits: logits(hidden)?,
-            mtp_logits,
+            logits: None,
+            mtp_logits: Some(s.linear(self.out, hidden)?),
         })
+    }
+}
+
+impl BailingHybrid {
+    /// Logits of the wanted columns of a normed hidden state.
+    fn logits<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        hidden: Tensor<'g>,
+    ) -> Result<Option<Tensor<'g>>, GraphError> {
+        s.output_rows(hidden)?
+            .map(|rows| s.linear(self.out, rows))
+            .transpose()
     }
 }
 
@@ -236,6 +278,11 @@ impl Mtp {
             width: n,
             device: loader.device(part),
         });
+        memory.cells.push(CellSpec {
+            name: DRAFTED_HIDDEN.into(),
+            width: n,
+            device: loader.device(part),
+        });
         Self {
             embd_norm: loader.tensor(part, &name("nextn.enorm"), &[n], Role::Vector),
             hidden_norm: loader.tensor(part, &name("nextn.hnorm"), &[n], Role::Vector),
@@ -245,26 +292,30 @@ impl Mtp {
         }
     }
 
-    /// Pairs each token's embedding with its predecessor's hidden state (after the trunk's final norm).
-    fn build<'g>(
+    /// Each token's embedding with its predecessor's hidden state (after the trunk's final norm, or the head's own).
+    fn pair<'g>(
         &self,
         s: &Step<'g, '_>,
         embd: Tensor<'g>,
-        hidden: Tensor<'g>,
+        before: Tensor<'g>,
         eps: f32,
     ) -> Result<Tensor<'g>, GraphError> {
-        let g = s.g();
-        let before = s.predecessors(CARRIED_HIDDEN, hidden)?;
-        let pair = g.concat(
+        let pair = s.g().concat(
             s.norm(self.embd_norm, embd, eps)?,
             s.norm(self.hidden_norm, before, eps)?,
             0,
         )?;
-        let mut x = s.linear(self.merge, pair)?;
-        if !s.wants_mtp_logits() {
-            self.block.remember(s, x, eps)?;
-            return Ok(x);
-        }
+        s.linear(self.merge, pair)
+    }
+
+    /// The head's block over pairs, rows included; gives its normed hidden state.
+    fn guess<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        mut x: Tensor<'g>,
+        eps: f32,
+    ) -> Result<Tensor<'g>, GraphError> {
+        let g = s.g();
         x = g.add(x, self.block.mix(s, x, eps, Mask::FromSecond)?)?;
         x = g.add(x, self.block.feed(s, x, eps)?)?;
         s.norm(self.out_norm, x, eps)

@@ -184,14 +184,30 @@ impl Mla {
         };
         let q = g.reshape(q, &[nope + rope, heads, n])?;
         let q_pe = g.rope(g.columns(q, nope, rope)?, s.positions(), None, &p.rope)?;
-        let q_nope = g.permute(g.columns(q, 0, nope)?, [0, 2, 1, 3])?;
-        let q_latent = g.mul_mat(s.weight(self.k_b)?, q_nope)?;
+        let q_latent = self.per_head(s, self.k_b, g.columns(q, 0, nope)?)?;
         let q = g.concat(q_latent, g.permute(q_pe, [0, 2, 1, 3])?, 0)?;
 
         let latent = s.attend_latent(&self.rows, q, i64::from(p.kv_lora), p.scale, mask)?;
-        let out = g.mul_mat(s.weight(self.v_b)?, latent)?;
-        let out = g.cont(g.permute(out, [0, 2, 1, 3])?)?;
+        let out = self.per_head(s, self.v_b, g.permute(latent, [0, 2, 1, 3])?)?;
+        let out = g.dense(g.permute(out, [0, 2, 1, 3])?)?;
         s.linear(self.out, g.reshape(out, &[i64::from(p.v_dim) * heads, n])?)
+    }
+
+    /// Each head's matrix times its part of `x`, whose axes are (width, head, token); gives (width, token, head).
+    fn per_head<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        w: WeightId,
+        x: Tensor<'g>,
+    ) -> Result<Tensor<'g>, GraphError> {
+        let (g, w) = (s.g(), s.weight(w)?);
+        if !s.by_column() {
+            return g.mul_mat(w, g.permute(x, [0, 2, 1, 3])?);
+        }
+        let ([width, heads, n, _], nb) = (x.ne(), x.nb());
+        let columns = g.view(x, &[width, 1, heads, n], &[nb[1], nb[1], nb[2]], 0)?;
+        let out = g.reshape(g.mul_mat(w, columns)?, &[w.ne()[1], heads, n])?;
+        g.permute(out, [0, 2, 1, 3])
     }
 }
 
