@@ -328,14 +328,48 @@ const WRONG: &[(&[&str], &str, &str)] = &[
         "--spec-draft-n-max",
     ),
     (&["--no-mmap"], "`--no-mmap` is not a flag here", "-lm none"),
-    (&["--spec-type", "mtp"], "unknown speculation", "draft-mtp"),
     (
-        &["--spec-type", "draft-mtp"],
-        "not built yet",
-        "--spec-type",
+        &["--draft-min", "3"],
+        "`--draft-min` is not a flag here",
+        "--spec-draft-n-min",
+    ),
+    (
+        &["--spec-draft-n-min", "4"],
+        "fewest drafts",
+        "--spec-draft-n-max",
+    ),
+    (
+        &["--spec-synth-rates", "0.9,2"],
+        "draft probability",
+        "0 to 1",
     ),
     (&["-hf", "a/b"], "`-hf` is not supported yet", "-m FILE"),
 ];
+
+#[test]
+fn speculation_changes_the_speed_and_not_the_text() {
+    let story = ["-st", "-p", "Tell me a story.", "-s", "7", "-n", "48"];
+    let with = |more: &[&str]| outcome(&mut run(&[&story, more].concat()));
+    let (code, text, stderr) = with(&["--spec-type", "none"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(!stderr.contains("Drafts"), "{stderr}");
+    for flags in [
+        vec!["--no-spec-adapt"],
+        vec!["--spec-type", "draft-mtp", "--spec-draft-n-max", "1"],
+        vec!["--spec-type", "ngram", "--no-spec-adapt"],
+        vec!["--spec-draft-p-min", "0.5", "--no-spec-adapt"],
+    ] {
+        let (_, same, stderr) = with(&flags);
+        assert_eq!(text, same, "{flags:?}: {stderr}");
+    }
+    let (_, _, stderr) = with(&["--no-spec-adapt"]);
+    assert!(
+        stderr.contains(" accepted, ") && stderr.contains(" tokens per step ]"),
+        "{stderr}"
+    );
+    let (_, _, stderr) = with(&["--no-spec-adapt", "--spec-synth-rates", "0", "--ignore-eos"]);
+    assert!(stderr.contains("Drafts: 0 of "), "{stderr}");
+}
 
 #[test]
 fn what_is_wrong_is_said_in_one_line_with_a_hint() {

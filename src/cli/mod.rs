@@ -14,6 +14,7 @@ mod perplexity;
 mod progress;
 mod run;
 mod sampling_args;
+mod spec_args;
 mod synth;
 mod table;
 mod tokenize;

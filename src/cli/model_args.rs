@@ -243,10 +243,10 @@ impl ModelArgs {
         Self::load_with(self.open()?, &self.options()?)
     }
 
-    /// Loads an opened file as [`Self::load`] does, without the MTP head, which would only take memory.
-    pub fn load_trunk(&self, gguf: Arc<Gguf>) -> Result<Model> {
+    /// Loads an opened file as [`Self::load`] does, its MTP head only if it will be used.
+    pub fn load_for(&self, gguf: Arc<Gguf>, mtp: bool) -> Result<Model> {
         let options = LoadOptions {
-            mtp: false,
+            mtp,
             ..self.options()?
         };
         Self::load_with(gguf, &options)

@@ -9,6 +9,7 @@
 mod cut;
 mod graphs;
 pub mod sampling;
+pub mod speculation;
 mod timeline;
 
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::model::step::{Step, supports_flash};
 use crate::model::{AttentionKernel, Model};
 use cut::{Part, cut};
 use graphs::{Compiled, Graphs};
+use speculation::Costs;
 
 /// Room for a block's tensors in a graph: results, views and weights, and more for every attention window.
 const TENSORS_PER_BLOCK: usize = 160;
@@ -194,6 +196,7 @@ pub struct Engine {
     graphs: Graphs,
     memory: Memory,
     stats: EngineStats,
+    costs: Costs,
 }
 
 impl Engine {
@@ -212,6 +215,7 @@ impl Engine {
             graphs: Graphs::new(sched),
             memory,
             stats: EngineStats::default(),
+            costs: Costs::default(),
         })
     }
 
@@ -265,6 +269,11 @@ impl Engine {
         &self.memory
     }
 
+    /// Times of small steps so far: what guesses cost.
+    pub fn costs(&self) -> &Costs {
+        &self.costs
+    }
+
     /// Counters since the last call.
     pub fn take_stats(&mut self) -> EngineStats {
         std::mem::take(&mut self.stats)
@@ -308,7 +317,14 @@ impl Engine {
     ///
     /// This holds on CPUs without the fused attention kernel; elsewhere it is a plain step.
     pub fn step_exact(&mut self, work: &[Work<'_>]) -> Result<StepOutput, EngineError> {
-        self.run(work, false, self.can_be_exact)
+        let (start, before) = (Instant::now(), self.stats);
+        let output = self.run(work, false, self.can_be_exact)?;
+        // A new graph runs slower the first time and says nothing about the next.
+        if self.stats.graphs_built == before.graphs_built {
+            let columns = work.iter().map(|w| w.tokens.len()).sum();
+            self.costs.add_step(columns, start.elapsed().as_secs_f64());
+        }
+        Ok(output)
     }
 
     /// Lets the MTP head guess the token after `token` for some sequences, which stay as they are: the head's rows
@@ -323,6 +339,7 @@ impl Engine {
         if !(self.model.network().has_mtp() && self.config.mtp) {
             return Err(EngineError::NoMtp);
         }
+        let (start, before) = (Instant::now(), self.stats);
         let mut output = self.new_output();
         for part in work.chunks(self.config.n_ubatch as usize) {
             let plan = Plan::draft(&self.memory, part, self.model.n_vocab())?;
@@ -335,6 +352,10 @@ impl Engine {
                 })
                 .collect();
             self.compute(&plan, &mut output, &owners)?;
+        }
+        if self.stats.graphs_built == before.graphs_built {
+            let seconds = start.elapsed().as_secs_f64();
+            self.costs.add_draft(work.len(), seconds);
         }
         Ok(output)
     }

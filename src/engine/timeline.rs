@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::sampling::Sampler;
+use super::speculation::{DraftStats, Lane, Progress, Speculation, round};
 use super::{Engine, EngineError};
 use crate::memory::{Checkpoint, MemoryError, SeqId, Work};
 
@@ -52,6 +53,8 @@ pub struct Generation {
     pub finish: Finish,
     /// Time from the first sampled token on. The first token itself is free: its logits came with the prompt.
     pub time: Duration,
+    /// What guesses ahead brought.
+    pub drafts: DraftStats,
 }
 
 impl Generation {
@@ -185,54 +188,58 @@ impl Timeline {
     }
 
     /// Samples tokens until the model ends its turn, a limit is reached, `on_token` breaks or `cancel` is set.
-    /// `sampler` sees every accepted token.
+    /// `sampler` sees every accepted token. With `speculation` several tokens may come from one step; they are the same.
     pub fn generate(
         &mut self,
         engine: &mut Engine,
         sampler: &mut Sampler,
+        speculation: &mut Speculation,
         options: GenerateOptions,
         cancel: &AtomicBool,
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Generation, EngineError> {
-        let mut tokens = Vec::new();
-        let mut first: Option<Instant> = None;
+        let before = speculation.stats().clone();
+        let mut progress = Progress::new(options.n_predict);
+        let mut sink = on_token;
         let finish = loop {
             if cancel.load(Ordering::Relaxed) {
                 break Finish::Cancelled;
             }
-            if options
-                .n_predict
-                .is_some_and(|n| tokens.len() >= n as usize)
-            {
-                break Finish::Length;
+            let lane = Lane {
+                timeline: self,
+                sampler,
+                speculation,
+                progress: &mut progress,
+                sink: &mut sink,
+            };
+            round(engine, &mut [lane])?;
+            if let Some(finish) = progress.finish {
+                break finish;
             }
-            let logits = self.logits.as_deref().ok_or(EngineError::Empty)?;
-            let token = sampler.sample(logits, None)?.token;
-            first.get_or_insert_with(Instant::now);
-            sampler.accept(token);
-            if engine.model().tokenizer().is_eog(token) {
-                break Finish::EndOfGeneration(token);
-            }
-            tokens.push(token);
-            if on_token(token).is_break() {
-                break Finish::Stopped;
-            }
-            if self.tokens.len() + 1 > engine.n_ctx() as usize {
-                break Finish::ContextFull;
-            }
-            if options
-                .n_predict
-                .is_some_and(|n| tokens.len() >= n as usize)
-            {
-                break Finish::Length;
-            }
-            self.append(engine, &[token], true)?;
         };
         Ok(Generation {
-            tokens,
+            tokens: progress.tokens,
             finish,
-            time: first.map(|f| f.elapsed()).unwrap_or_default(),
+            time: progress.first.map(|f| f.elapsed()).unwrap_or_default(),
+            drafts: speculation.stats().since(&before),
         })
+    }
+
+    /// Takes note of a step that computed `tokens` of which the first `kept` belong to the text, and goes back to
+    /// these; `logits` are those after the last of them.
+    pub(super) fn append_checked(
+        &mut self,
+        engine: &mut Engine,
+        tokens: &[u32],
+        kept: usize,
+        logits: &[f32],
+    ) -> Result<(), EngineError> {
+        self.tokens.extend(&tokens[..kept]);
+        match &mut self.logits {
+            Some(row) if row.len() == logits.len() => row.copy_from_slice(logits),
+            other => *other = Some(logits.to_vec()),
+        }
+        engine.truncate(self.seq, self.tokens.len() as u32)
     }
 
     /// Goes back to at most `to` tokens, as near as memory allows, and gives the length reached.

@@ -30,6 +30,8 @@ pub const SHORT: &[(&str, &str)] = &[
 /// Flags that llama.cpp or we have under another name, and what to write.
 pub const RENAMED: &[(&[&str], &str)] = &[
     (&["draft", "draft-n", "draft-max"], "--spec-draft-n-max N"),
+    (&["draft-min", "draft-n-min"], "--spec-draft-n-min N"),
+    (&["draft-p-min"], "--spec-draft-p-min P"),
     (&["i", "interactive", "if", "interactive-first"], "-cnv"),
     (
         &["in-prefix", "in-suffix", "in-prefix-bos"],
@@ -97,8 +99,6 @@ pub const NOT_YET: &[(&[&str], &str)] = &[
         &[
             "md",
             "model-draft",
-            "draft-min",
-            "draft-n-min",
             "spec-draft-*",
             "spec-ngram-*",
             "spec-default",

@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use crate::cli::model_args::{ComputeArgs, ModelArgs, OnOffAuto};
 use crate::cli::sampling_args::SamplingArgs;
+use crate::cli::spec_args::SpecArgs;
 
 const EXAMPLES: &str = "\
 With a chat template in the model, -p is the first turn of a chat; add -st for a single answer. Without one, or with
@@ -161,23 +162,6 @@ pub struct OutputArgs {
     /// There is no warm-up to leave out; accepted for llama.cpp's sake.
     #[arg(long, action = ArgAction::SetTrue)]
     pub no_warmup: bool,
-}
-
-/// Speculative decoding.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Speculation")]
-pub struct SpecArgs {
-    /// How to guess tokens ahead; only `none` so far.
-    #[arg(
-        long,
-        value_name = "TYPE",
-        default_value = "none",
-        env = "LLAMA_ARG_SPEC_TYPE"
-    )]
-    pub spec_type: String,
-    /// Most tokens to guess ahead; no effect so far.
-    #[arg(long, value_name = "N", env = "LLAMA_ARG_SPEC_DRAFT_N_MAX")]
-    pub spec_draft_n_max: Option<u32>,
 }
 
 /// What happens to thoughts.

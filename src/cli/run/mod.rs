@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use oxling::chat::{ChatTemplate, builtin_template_names};
+use oxling::engine::speculation::Speculation;
 use oxling::engine::{Engine, Finish};
 use oxling::ggml::Device;
 use oxling::model::Model;
@@ -52,7 +53,6 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         return list_devices(&args.model.devices()?);
     }
     // What can be wrong with the flags is said before a large model is loaded.
-    check_speculation(args)?;
     let texts = Texts::read(args)?;
     let kwargs = template_variables(args)?;
     let gguf = args.model.open()?;
@@ -60,7 +60,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut config = args.compute.engine_config()?;
     // Between two batches Ctrl-C is heard; smaller ones cost nothing, as graphs are cut at the micro-batch anyway.
     config.n_batch = config.n_batch.min(config.n_ubatch);
-    let model = args.model.load_trunk(gguf)?;
+    let model = args.model.load_for(gguf, args.spec.wants_head())?;
+    let spec = args.spec.params(&model, &mut config)?;
     let template = chat_template(args, &model)?;
     let engine = Engine::new(&model, config)?;
     let options = AnswerOptions {
@@ -70,7 +71,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         verbose_prompt: args.output.verbose_prompt,
         timings: args.output.timings(template.is_some()),
     };
-    let session = Session::new(engine, Interrupt::listen()?, sampling, options)?;
+    let spec = Speculation::new(spec, &engine)?;
+    let session = Session::new(engine, Interrupt::listen()?, sampling, spec, options)?;
     let done = match template {
         None => complete(args, session, texts.prompt, texts.system),
         Some(template) => {
@@ -158,23 +160,6 @@ fn list_devices(devices: &[Device]) -> Result<ExitCode> {
         )?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn check_speculation(args: &RunArgs) -> Result<()> {
-    let spec = &args.spec;
-    if spec.spec_type == "mtp" {
-        return Err(hinted(
-            "unknown speculation `mtp`",
-            "llama.cpp calls it `--spec-type draft-mtp`",
-        ));
-    }
-    if spec.spec_type != "none" || spec.spec_draft_n_max.is_some() {
-        return Err(hinted(
-            "speculative decoding is not built yet",
-            "leave out --spec-type and --spec-draft-n-max",
-        ));
-    }
-    Ok(())
 }
 
 fn template_variables(args: &RunArgs) -> Result<Map<String, Value>> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use oxling::chat::ReasoningTags;
 use oxling::engine::sampling::{Sampler, SamplingParams, VocabView};
+use oxling::engine::speculation::Speculation;
 use oxling::engine::{Engine, Finish, GenerateOptions, Generation, Prefill, Timeline};
 use oxling::memory::SeqId;
 use oxling::model::Model;
@@ -75,6 +76,7 @@ pub struct Session {
     vocab: Arc<dyn VocabView>,
     interrupt: Interrupt,
     options: AnswerOptions,
+    speculation: Speculation,
     /// How tokens are drawn.
     pub sampling: SamplingParams,
 }
@@ -85,6 +87,7 @@ impl Session {
         engine: Engine,
         interrupt: Interrupt,
         sampling: SamplingParams,
+        speculation: Speculation,
         options: AnswerOptions,
     ) -> Result<Self> {
         let vocab: Arc<dyn VocabView> = Arc::new(ModelVocab(engine.model().clone()));
@@ -102,6 +105,7 @@ impl Session {
             vocab,
             interrupt,
             options,
+            speculation,
             sampling,
         })
     }
@@ -171,6 +175,7 @@ impl Session {
         let generation = self.timeline.generate(
             &mut self.engine,
             &mut sampler,
+            &mut self.speculation,
             options,
             busy.stop(),
             &mut |token| match stream.push(token) {
@@ -280,8 +285,17 @@ impl Session {
             } else {
                 0.0
             };
+            let drafts = &generation.drafts;
+            let guesses = match drafts.n_drafted() {
+                0 => String::new(),
+                n => format!(
+                    " | Drafts: {} of {n} accepted, {:.2} tokens per step",
+                    drafts.n_accepted(),
+                    drafts.mean_length()
+                ),
+            };
             note(&format!(
-                "[ Prompt: {prompt:.1} t/s | Generation: {:.1} t/s ]",
+                "[ Prompt: {prompt:.1} t/s | Generation: {:.1} t/s{guesses} ]",
                 generation.tokens_per_second()
             ));
         }

@@ -125,12 +125,8 @@ impl Sampler {
         }
         self.candidates.load(logits);
         let first = self
-            .draw(Purpose::Token)
-            .ok_or_else(|| SamplingError::NoCandidate {
-                position: self.position,
-                nan: logits.iter().filter(|logit| logit.is_nan()).count(),
-                n_vocab: self.n_vocab,
-            })?;
+            .draw(self.position, Purpose::Token)
+            .ok_or_else(|| self.no_candidate(logits))?;
         let Some(constraint) = constraint else {
             return Ok(first);
         };
@@ -139,23 +135,45 @@ impl Sampler {
         }
         self.candidates.load(logits);
         constraint.mask(self.candidates.row_mut());
-        self.draw(Purpose::Retry)
+        self.draw(self.position, Purpose::Retry)
             .ok_or(SamplingError::ConstraintAllowsNothing {
                 position: self.position,
             })
     }
 
+    /// Draws what the token `ahead` positions after the current one may be, for speculation: with that position's
+    /// random number, but with the past as it is now and without a constraint.
+    ///
+    /// # Errors
+    /// As [`Self::sample`].
+    pub fn guess(&mut self, logits: &[f32], ahead: u64) -> Result<Sampled, SamplingError> {
+        if logits.len() != self.n_vocab {
+            return Err(SamplingError::LogitsLength {
+                expected: self.n_vocab,
+                found: logits.len(),
+            });
+        }
+        self.candidates.load(logits);
+        self.draw(self.position.saturating_add(ahead), Purpose::Token)
+            .ok_or_else(|| self.no_candidate(logits))
+    }
+
+    fn no_candidate(&self, logits: &[f32]) -> SamplingError {
+        SamplingError::NoCandidate {
+            position: self.position,
+            nan: logits.iter().filter(|logit| logit.is_nan()).count(),
+            n_vocab: self.n_vocab,
+        }
+    }
+
     /// Biases, then the chain, over the loaded candidates.
-    fn draw(&mut self, purpose: Purpose) -> Option<Sampled> {
+    fn draw(&mut self, position: u64, purpose: Purpose) -> Option<Sampled> {
         for &(token, bias) in self.biases.iter() {
             self.candidates.add(token, bias);
         }
-        let chosen = self.chain.run(
-            &mut self.candidates,
-            &mut self.draws,
-            self.position,
-            purpose,
-        )?;
+        let chosen = self
+            .chain
+            .run(&mut self.candidates, &mut self.draws, position, purpose)?;
         Some(Sampled {
             token: chosen.token,
             prob: chosen.prob,
