@@ -15,6 +15,7 @@ pub mod ggml;
 pub mod gguf;
 pub mod memory;
 pub mod model;
+pub mod planes;
 mod positioned;
 pub mod synth;
 pub mod tokenizer;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Args;
 use oxling::gguf::GgmlType;
-use oxling::synth::{Blueprint, Dims, PRESETS, Recipe};
+use oxling::synth::{Blueprint, Dims, ExpertType, PRESETS, Recipe};
 use serde::Serialize;
 
 use super::progress::byte_bar;
@@ -31,6 +31,7 @@ const SHORT_INTERVAL: u32 = 4;
   oxling synth --like ling-2.6-flash --layers 4 -o flash-4.gguf      # true widths, 8 GB
   oxling synth --like ling-2.6-flash -o flash.gguf                   # the whole 60 GB
   oxling synth --like tiny-ling --type F16 -o tiny.gguf
+  oxling synth --like ling-2.6-flash --layers 4 --type Q8_0 --expert-type planes -o planes-4.gguf
   oxling synth --like ling-2.6-flash --hidden 2048 --heads 16 --layers 8 --experts 64 --vocab 32768 -o bench.gguf")]
 pub struct SynthArgs {
     /// Model to imitate.
@@ -61,6 +62,10 @@ pub struct SynthArgs {
         value_name = "TYPE"
     )]
     embedding_ty: Option<GgmlType>,
+    /// Type of the routed experts' matrices, or `planes` for 2-bit experts as an import of a JANGTQ bundle stores them;
+    /// default: as --type.
+    #[arg(long = "expert-type", value_name = "TYPE")]
+    expert_ty: Option<ExpertType>,
     /// The same seed gives the same file.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -165,6 +170,7 @@ pub fn run(args: &SynthArgs) -> Result<()> {
         ty: args.ty,
         output_ty: args.output_ty,
         embedding_ty: args.embedding_ty,
+        experts: args.expert_ty,
         seed: args.seed,
         split_max_bytes: args.split_max_size,
     };

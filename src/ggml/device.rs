@@ -75,6 +75,16 @@ impl Device {
         unsafe { text(sys::ggml_backend_dev_description(self.raw)) }
     }
 
+    /// Name of the device's backend, such as `CPU`, `CUDA` or `MTL`.
+    pub fn backend_name(&self) -> String {
+        // SAFETY: a device has a registry entry, whose name is a static string.
+        unsafe {
+            text(sys::ggml_backend_reg_name(
+                sys::ggml_backend_dev_backend_reg(self.raw),
+            ))
+        }
+    }
+
     /// What the device is.
     pub fn kind(&self) -> DeviceKind {
         // SAFETY: the device is valid for the process.

@@ -38,6 +38,7 @@ mod arena;
 mod device;
 mod error;
 mod graph;
+mod hadamard;
 mod log;
 mod ops;
 mod quant;

@@ -22,7 +22,7 @@ fn fail(op: &'static str, rule: &'static str, operands: &[Tensor<'_>]) -> GraphE
     ShapeError { op, rule, operands }.into()
 }
 
-fn ensure(
+pub(super) fn ensure(
     holds: bool,
     op: &'static str,
     rule: &'static str,
@@ -40,7 +40,7 @@ fn elements(ne: [i64; 4]) -> i64 {
 }
 
 /// Whether rows, matrices and cubes follow each other without gaps.
-fn contiguous(t: Tensor<'_>) -> bool {
+pub(super) fn contiguous(t: Tensor<'_>) -> bool {
     contiguous_from(t, 0)
 }
 
@@ -65,7 +65,7 @@ fn repeats_to(small: [i64; 4], large: [i64; 4]) -> bool {
     small.iter().zip(large).all(|(&s, l)| s > 0 && l % s == 0)
 }
 
-fn is(t: Tensor<'_>, ty: DType) -> bool {
+pub(super) fn is(t: Tensor<'_>, ty: DType) -> bool {
     t.dtype() == ty
 }
 
@@ -774,7 +774,7 @@ impl<'g> Builder<'g> {
     }
 
     /// Claims room for the tensors an operation makes, then makes them.
-    fn call(&self, tensors: usize, make: impl FnOnce() -> Raw) -> Result<Tensor<'g>> {
+    pub(super) fn call(&self, tensors: usize, make: impl FnOnce() -> Raw) -> Result<Tensor<'g>> {
         self.claim(tensors)?;
         let raw = make();
         self.result(raw)

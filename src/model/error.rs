@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::ggml::{DType, GgmlError};
 use crate::gguf::{GgufError, MetadataError};
+use crate::planes::PlanesError;
 use crate::tokenizer::TokenizerError;
 
 /// One thing that keeps a model from loading, with the file, key or tensor it is about.
@@ -53,6 +54,14 @@ pub enum LoadError {
         first: TensorProblem,
         /// How many others there are.
         more: usize,
+    },
+    /// Planes are declared that cannot be read.
+    #[error("{}: {source}", path.display())]
+    Planes {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: PlanesError,
     },
     /// The tokenizer cannot be built.
     #[error("{}: {source}", path.display())]
@@ -121,6 +130,27 @@ pub enum TensorProblem {
     },
 }
 
+impl TensorProblem {
+    /// Rows of twice the expected length: the mark of planes.
+    fn looks_like_planes(&self) -> bool {
+        let Self::Shape {
+            name,
+            expected,
+            found,
+        } = self
+        else {
+            return false;
+        };
+        let twice = |e: &u64, f: &u64| e.checked_mul(2) == Some(*f);
+        name.contains("_exps.")
+            && expected
+                .first()
+                .zip(found.first())
+                .is_some_and(|(e, f)| twice(e, f))
+            && expected.get(1..) == found.get(1..)
+    }
+}
+
 fn and_more(more: usize) -> String {
     if more == 0 {
         String::new()
@@ -136,6 +166,11 @@ impl LoadError {
             Self::Gguf(e) => e.hint(),
             Self::Metadata { source, .. } => source.hint(),
             Self::Architecture { supported, .. } => Some(format!("these run: {supported}")),
+            Self::Planes { source, .. } => source.hint(),
+            Self::Tensors { first, .. } if first.looks_like_planes() => Some(
+                "the tensor looks like planes, but the file does not list it in planes.tensors"
+                    .into(),
+            ),
             Self::Tensors { .. } => {
                 Some("`oxling inspect FILE` lists the tensors of the file".into())
             }

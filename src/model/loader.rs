@@ -11,6 +11,7 @@ use crate::ggml::{
     usable_as_matrix,
 };
 use crate::gguf::{Gguf, TensorInfo};
+use crate::planes::PlaneLayout;
 
 /// Index of a weight in [`Weights`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,7 @@ pub struct Loader<'a> {
     gguf: &'a Arc<Gguf>,
     placement: LayerPlacement,
     options: &'a LoadOptions,
+    planes: &'a PlaneLayout,
     specs: Vec<Spec>,
     used: HashSet<String>,
     problems: Vec<TensorProblem>,
@@ -102,6 +104,11 @@ impl LayerPlacement {
             layers: (0..n_layer).map(device).collect(),
             output: device(n_layer),
         }
+    }
+
+    /// Whether any part is elsewhere than on the CPU.
+    pub fn has_gpu(&self) -> bool {
+        self.output != self.cpu || self.layers.iter().any(|d| *d != self.cpu)
     }
 
     /// The device of a part.
@@ -143,12 +150,18 @@ impl AsRef<[u8]> for ShardBytes {
 }
 
 impl<'a> Loader<'a> {
-    /// A loader for `gguf` with parts placed by `placement`.
-    pub fn new(gguf: &'a Arc<Gguf>, placement: LayerPlacement, options: &'a LoadOptions) -> Self {
+    /// A loader for `gguf`, whose planes are known, with parts placed by `placement`.
+    pub fn new(
+        gguf: &'a Arc<Gguf>,
+        planes: &'a PlaneLayout,
+        placement: LayerPlacement,
+        options: &'a LoadOptions,
+    ) -> Self {
         Self {
             gguf,
             placement,
             options,
+            planes,
             specs: Vec::new(),
             used: HashSet::new(),
             problems: Vec::new(),
@@ -158,6 +171,11 @@ impl<'a> Loader<'a> {
     /// The device of a part.
     pub fn device(&self, part: Part) -> Device {
         self.placement.device(part)
+    }
+
+    /// Whether any part is on a GPU.
+    pub fn has_gpu(&self) -> bool {
+        self.placement.has_gpu()
     }
 
     /// Whether the MTP head was asked for.
@@ -177,6 +195,31 @@ impl<'a> Loader<'a> {
 
     /// A tensor of this shape that must be there. Problems are collected and reported together by [`Loader::finish`].
     pub fn tensor(&mut self, part: Part, name: &str, shape: &[u64], role: Role) -> WeightId {
+        self.refuse_planes(name);
+        self.named(part, name, shape, role)
+    }
+
+    /// Matrices of experts, `{n_in, n_out, n_expert}`, and whether they are planes: rows of `2 n_in` then.
+    pub fn expert_matrix(&mut self, part: Part, name: &str, shape: [u64; 3]) -> (WeightId, bool) {
+        if !self.planes.contains(name) {
+            return (self.named(part, name, &shape, Role::Matrix), false);
+        }
+        let stored = [2 * shape[0], shape[1], shape[2]];
+        let fits = self.shape(name).is_some_and(|found| found[0] == stored[0]);
+        (self.named(part, name, &stored, Role::Matrix), fits)
+    }
+
+    /// Only matrices of experts are rotated for.
+    fn refuse_planes(&mut self, name: &str) {
+        if self.planes.contains(name) {
+            self.problems.push(TensorProblem::Content {
+                name: name.to_owned(),
+                problem: "it is stored as planes, which only routed experts may be".into(),
+            });
+        }
+    }
+
+    fn named(&mut self, part: Part, name: &str, shape: &[u64], role: Role) -> WeightId {
         let Some(info) = self.gguf.tensor(name).cloned() else {
             self.problems.push(TensorProblem::Missing {
                 name: name.to_owned(),
@@ -201,7 +244,7 @@ impl<'a> Loader<'a> {
                 role: role.name(),
             });
         }
-        let device = self.device_of(part, name);
+        let device = self.weight_device(part, name);
         let spec = match role {
             Role::Vector if info.ty != DType::F32 && usable => {
                 let mut values = Vec::new();
@@ -257,7 +300,7 @@ impl<'a> Loader<'a> {
         shape: &[u64],
         bytes: Vec<u8>,
     ) -> WeightId {
-        let device = self.device_of(part, name);
+        let device = self.weight_device(part, name);
         self.push(Spec {
             name: name.to_owned(),
             ty,
@@ -267,8 +310,47 @@ impl<'a> Loader<'a> {
         })
     }
 
+    /// A weight computed from a formula, once per device however many blocks name it.
+    pub fn constant(
+        &mut self,
+        device: Device,
+        name: &str,
+        ty: DType,
+        shape: &[u64],
+        bytes: impl FnOnce() -> Vec<u8>,
+    ) -> WeightId {
+        self.known(device, name).unwrap_or_else(|| {
+            self.push(Spec {
+                name: name.to_owned(),
+                ty,
+                shape: shape.to_vec(),
+                device,
+                source: Source::Derived(bytes()),
+            })
+        })
+    }
+
+    /// A vector of the file in F32, once per device however many blocks name it. It must be there.
+    pub fn shared_vector(&mut self, device: Device, name: &str, width: u64) -> WeightId {
+        if let Some(known) = self.known(device, name) {
+            return known;
+        }
+        let id = self.tensor(Part::Input, name, &[width], Role::Vector);
+        if let Some(spec) = self.specs.get_mut(id.0) {
+            spec.device = device;
+        }
+        id
+    }
+
+    /// A weight that was named before for this device.
+    fn known(&self, device: Device, name: &str) -> Option<WeightId> {
+        let same = |spec: &Spec| spec.device == device && spec.name == name;
+        self.specs.iter().position(same).map(WeightId)
+    }
+
     /// Values of a tensor of the file as F32, for derived weights. Its shape is checked like that of any other.
     pub fn values(&mut self, name: &str, shape: &[u64]) -> Option<(DType, Vec<f32>)> {
+        self.refuse_planes(name);
         let Some(info) = self.gguf.tensor(name).cloned() else {
             self.problems.push(TensorProblem::Missing {
                 name: name.to_owned(),
@@ -384,8 +466,8 @@ impl<'a> Loader<'a> {
         WeightId(self.specs.len() - 1)
     }
 
-    /// The part's device, unless an option places expert matrices elsewhere.
-    fn device_of(&self, part: Part, name: &str) -> Device {
+    /// Device of a weight: its part's, unless an option places expert matrices elsewhere.
+    pub fn weight_device(&self, part: Part, name: &str) -> Device {
         let keep = match part {
             Part::Layer(i) => i < self.options.n_cpu_moe && is_expert(name),
             _ => false,

@@ -25,6 +25,7 @@ pub use step::AttentionKernel;
 use crate::ggml::Device;
 use crate::gguf::Gguf;
 use crate::memory::MemorySpec;
+use crate::planes::PlaneLayout;
 use crate::tokenizer::Tokenizer;
 
 /// How to load a model.
@@ -69,6 +70,7 @@ struct Inner {
     architecture: &'static Architecture,
     sizes: Sizes,
     n_vocab: u32,
+    planes: PlaneLayout,
     network: Box<dyn Network>,
     weights: Weights,
     memory: MemorySpec,
@@ -89,6 +91,10 @@ impl Model {
             return Err(LoadError::VocabOnly { path, n_tensors: 0 });
         }
         let sizes = (architecture.sizes)(&gguf)?;
+        let planes = PlaneLayout::of(&gguf).map_err(|source| LoadError::Planes {
+            path: path.clone(),
+            source,
+        })?;
         let tokenizer =
             Tokenizer::from_metadata(gguf.metadata()).map_err(|source| LoadError::Tokenizer {
                 path: path.clone(),
@@ -116,7 +122,7 @@ impl Model {
             .n_gpu_layers
             .unwrap_or_else(|| auto_gpu_layers(&gguf, &gpus, n_blocks));
         let placement = LayerPlacement::new(cpu, &gpus, n_blocks, n_gpu_layers);
-        let mut loader = Loader::new(&gguf, placement, options);
+        let mut loader = Loader::new(&gguf, &planes, placement, options);
         let mut memory = MemorySpec::default();
         let network = (architecture.load)(&gguf, &mut loader, &mut memory)?;
         let n_vocab = loader
@@ -134,6 +140,7 @@ impl Model {
                 architecture,
                 sizes,
                 n_vocab,
+                planes,
                 network,
                 weights,
                 memory,
@@ -215,14 +222,10 @@ impl Model {
         })
     }
 
-    /// Number of weights in the file.
+    /// Number of weights in the file; a weight stored in two planes is one.
     pub fn n_params(&self) -> u64 {
-        self.inner
-            .gguf
-            .tensors()
-            .iter()
-            .map(|t| t.shape.elements())
-            .sum()
+        let tensors = self.inner.gguf.tensors().iter();
+        tensors.map(|t| self.inner.planes.n_weights(t)).sum()
     }
 
     /// Bytes of all tensors in the file.

@@ -9,12 +9,17 @@ use rayon::prelude::*;
 use super::SynthError;
 use crate::ggml::quantize;
 use crate::gguf::{GgmlType, Writer};
+use crate::planes::{Codebook, Levels, encode_row};
 
 /// What a tensor holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
     /// Near-normal weights of variance `1 / ne[0]`.
     Random,
+    /// The same as planes, of variance `2 / ne[0]`: a row holds each weight twice.
+    Planes,
+    /// Random signs, F32.
+    Signs,
     /// Ones, F32.
     Ones,
     /// Zeros, F32.
@@ -27,17 +32,32 @@ const MIN_POOL_ROWS: u64 = 64;
 /// Bytes made and written at once by one thread.
 const PIECE_BYTES: u64 = 8 << 20;
 
+/// Best levels for a normal variable in two bits, times its deviation.
+const NORMAL_LEVELS: (f32, f32) = (0.4528, 1.5104);
+
+/// The codebook of rows of `width` weights.
+pub(super) fn codebook(width: u64) -> Codebook {
+    let (a, b) = NORMAL_LEVELS;
+    let deviation = 1.0 / (width as f32).sqrt();
+    [-b, -a, a, b].map(|level| level * deviation)
+}
+
 /// Encoded rows of one type and length.
 #[derive(Debug)]
 struct Pool {
     row_bytes: usize,
+    /// Parts of a row that belong together block by block: two if the rows are planes.
+    n_parts: usize,
     block_bytes: usize,
     rows: Vec<u8>,
 }
 
 /// The pools a model needs.
 #[derive(Debug)]
-pub(super) struct Pools(BTreeMap<(u32, u64), Pool>);
+pub(super) struct Pools(BTreeMap<PoolKey, Pool>);
+
+/// Type, length of rows, whether they are planes.
+type PoolKey = (u32, u64, bool);
 
 impl Pools {
     /// Makes a pool for every type and row length of random content.
@@ -45,15 +65,20 @@ impl Pools {
         rows: impl Iterator<Item = (GgmlType, u64, Content)>,
         seed: u64,
     ) -> Result<Self, SynthError> {
-        let mut wanted: Vec<(GgmlType, u64)> = rows
-            .filter(|r| r.2 == Content::Random)
-            .map(|(ty, row, _)| (ty, row))
+        let mut wanted: Vec<(GgmlType, u64, bool)> = rows
+            .filter(|r| matches!(r.2, Content::Random | Content::Planes))
+            .map(|(ty, row, content)| (ty, row, content == Content::Planes))
             .collect();
-        wanted.sort_by_key(|&(ty, row)| (ty.id(), row));
+        wanted.sort_by_key(|&(ty, row, planes)| (ty.id(), row, planes));
         wanted.dedup();
-        let made = wanted
-            .into_par_iter()
-            .map(|(ty, row)| Ok(((ty.id(), row), Pool::make(ty, row, seed)?)));
+        let made = wanted.into_par_iter().map(|(ty, row, planes)| {
+            let pool = if planes {
+                Pool::planes(row, seed)
+            } else {
+                Pool::make(ty, row, seed)?
+            };
+            Ok(((ty.id(), row, planes), pool))
+        });
         Ok(Self(made.collect::<Result<_, SynthError>>()?))
     }
 }
@@ -78,19 +103,48 @@ impl Pool {
         }
         Ok(Self {
             row_bytes: rows.len() / n_rows as usize,
+            n_parts: 1,
             block_bytes: ty.type_size() as usize,
             rows,
         })
     }
 
+    /// Rows of `row / 2` weights as planes: the nearest codes of near-normal weights, each row of norm 1.
+    fn planes(row: u64, seed: u64) -> Self {
+        let width = row / 2;
+        let n_rows = (POOL_WEIGHTS / width).max(MIN_POOL_ROWS);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(1 << 62 | row);
+        let codebook = codebook(width);
+        let middle = (NORMAL_LEVELS.0 + NORMAL_LEVELS.1) / 2.0;
+        let mut rows = Vec::new();
+        for _ in 0..n_rows {
+            let code = |x: f32| u8::from(x >= -middle) + u8::from(x >= 0.0) + u8::from(x >= middle);
+            let codes: Vec<u8> = (0..width)
+                .map(|_| code(near_normal(rng.random())))
+                .collect();
+            let squares = codes.iter().map(|&c| codebook[usize::from(c)].powi(2));
+            let norm = 1.0 / squares.sum::<f32>().sqrt();
+            encode_row(&codes, norm, Levels::of(&codebook), &mut rows);
+        }
+        Self {
+            row_bytes: rows.len() / n_rows as usize,
+            n_parts: 2,
+            block_bytes: GgmlType::Q1_0.type_size() as usize,
+            rows,
+        }
+    }
+
     /// Appends one of the pool's rows, turned by a whole number of blocks.
     fn push_row(&self, rng: &mut ChaCha8Rng, out: &mut Vec<u8>) {
         let row = rng.random_range(0..self.rows.len() / self.row_bytes);
-        let turn = rng.random_range(0..self.row_bytes / self.block_bytes) * self.block_bytes;
-        let (head, tail) =
-            self.rows[row * self.row_bytes..(row + 1) * self.row_bytes].split_at(turn);
-        out.extend_from_slice(tail);
-        out.extend_from_slice(head);
+        let part_bytes = self.row_bytes / self.n_parts;
+        let turn = rng.random_range(0..part_bytes / self.block_bytes) * self.block_bytes;
+        for part in self.rows[row * self.row_bytes..][..self.row_bytes].chunks(part_bytes) {
+            let (head, tail) = part.split_at(turn);
+            out.extend_from_slice(tail);
+            out.extend_from_slice(head);
+        }
     }
 }
 
@@ -132,14 +186,18 @@ pub(super) fn fill(
         let info = &writer.tensors()[piece.tensor];
         let row_bytes = info.bytes / info.shape.rows();
         let mut bytes = Vec::with_capacity((piece.n_rows * row_bytes) as usize);
-        match (
-            contents[piece.tensor],
-            pools.0.get(&(info.ty.id(), info.shape.ne()[0])),
-        ) {
-            (Content::Random, Some(pool)) => {
-                let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                rng.set_stream(1 << 63 | (piece.tensor as u64) << 32 | piece.first_row);
+        let content = contents[piece.tensor];
+        let key = (info.ty.id(), info.shape.ne()[0], content == Content::Planes);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(1 << 63 | (piece.tensor as u64) << 32 | piece.first_row);
+        match (content, pools.0.get(&key)) {
+            (Content::Random | Content::Planes, Some(pool)) => {
                 (0..piece.n_rows).for_each(|_| pool.push_row(&mut rng, &mut bytes));
+            }
+            (Content::Signs, _) => {
+                let n = piece.n_rows * row_bytes / 4;
+                let sign = |up: bool| if up { 1f32 } else { -1.0 };
+                bytes.extend((0..n).flat_map(|_| sign(rng.random()).to_le_bytes()));
             }
             (Content::Ones, _) => bytes.extend(
                 1f32.to_le_bytes()

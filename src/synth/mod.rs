@@ -15,12 +15,13 @@ mod tests;
 mod vocab;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 pub use dims::{Dims, PRESETS, Preset};
 pub use plan::{Blueprint, Fallback};
 
 use crate::ggml::GgmlError;
-use crate::gguf::{GgmlType, GgufError};
+use crate::gguf::{GgmlType, GgufError, UnknownType};
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -35,10 +36,32 @@ pub struct Recipe {
     pub output_ty: Option<GgmlType>,
     /// Type of the token embedding, if another.
     pub embedding_ty: Option<GgmlType>,
+    /// How matrices of routed experts are stored, if otherwise.
+    pub experts: Option<ExpertType>,
     /// The same seed gives the same file.
     pub seed: u64,
     /// Largest file, to get a split model.
     pub split_max_bytes: Option<u64>,
+}
+
+/// How matrices of routed experts are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpertType {
+    /// In a type of ggml.
+    Plain(GgmlType),
+    /// As planes, 2.25 bits per weight; see [`crate::planes`].
+    Planes,
+}
+
+impl FromStr for ExpertType {
+    type Err = UnknownType;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if name.eq_ignore_ascii_case("planes") {
+            return Ok(Self::Planes);
+        }
+        name.parse().map(Self::Plain)
+    }
 }
 
 /// What can go wrong while a model is made.

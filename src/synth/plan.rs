@@ -4,8 +4,9 @@ use std::path::Path;
 
 use super::content::{self, Content};
 use super::dims::Dims;
-use super::{Recipe, SynthError, Written, vocab};
+use super::{ExpertType, Recipe, SynthError, Written, vocab};
 use crate::gguf::{GgmlType, Metadata, Shape, TensorPlan, Writer, WriterOptions};
+use crate::planes::{PlaneLayout, is_width, signs_name};
 
 /// Architecture and prefix of keys.
 const ARCH: &str = "bailing_hybrid";
@@ -53,6 +54,7 @@ impl Blueprint {
             recipe,
             tensors: Vec::new(),
             fallbacks: Vec::new(),
+            planes: PlaneLayout::default(),
             prefix: String::new(),
         };
         let (hidden, n_vocab) = (u64::from(dims.hidden), u64::from(dims.vocab));
@@ -71,6 +73,7 @@ impl Blueprint {
             &[hidden, n_vocab],
             recipe.output_ty.unwrap_or(recipe.ty),
         )?;
+        list.declare_planes(&mut metadata)?;
         let List {
             tensors, fallbacks, ..
         } = list;
@@ -91,9 +94,14 @@ impl Blueprint {
             .sum()
     }
 
-    /// Number of weights.
+    /// Number of weights; one stored in two planes is one.
     pub fn n_params(&self) -> u64 {
-        self.tensors.iter().map(|(t, _)| t.shape.elements()).sum()
+        let weights = |(tensor, content): &(TensorPlan, Content)| match content {
+            Content::Planes => tensor.shape.elements() / 2,
+            Content::Signs => 0,
+            _ => tensor.shape.elements(),
+        };
+        self.tensors.iter().map(weights).sum()
     }
 
     /// Matrices that get another type than wanted, one per kind of tensor.
@@ -131,6 +139,7 @@ struct List<'a> {
     recipe: &'a Recipe,
     tensors: Vec<(TensorPlan, Content)>,
     fallbacks: Vec<Fallback>,
+    planes: PlaneLayout,
     /// `blk.N.`, or nothing.
     prefix: String,
 }
@@ -225,9 +234,54 @@ impl List<'_> {
             ("up", hidden, ff),
             ("down", ff, hidden),
         ] {
-            let mut shape = vec![from, to];
-            shape.extend(experts);
-            self.matrix(&format!("ffn_{name}{suffix}"), &shape)?;
+            let name = format!("ffn_{name}{suffix}");
+            match experts {
+                Some(experts) => self.expert_matrix(&name, [from, to, experts])?,
+                None => self.matrix(&name, &[from, to])?,
+            }
+        }
+        Ok(())
+    }
+
+    fn expert_matrix(&mut self, name: &str, shape: [u64; 3]) -> Result<(), SynthError> {
+        let wanted = self
+            .recipe
+            .experts
+            .unwrap_or(ExpertType::Plain(self.recipe.ty));
+        let [row, rows, experts] = shape;
+        match wanted {
+            ExpertType::Plain(ty) => self.matrix_of(name, &shape, ty),
+            ExpertType::Planes if is_width(row) => {
+                let name = format!("{name}.weight");
+                self.planes.tensors.insert(format!("{}{name}", self.prefix));
+                self.planes
+                    .codebooks
+                    .insert(row as u32, content::codebook(row));
+                let stored = [2 * row, rows, experts];
+                self.push(&name, &stored, GgmlType::Q1_0, Content::Planes)
+            }
+            ExpertType::Planes => {
+                let used = fitting(self.recipe.ty, row);
+                self.fall_back(name, row, GgmlType::Q1_0, used);
+                self.matrix_of(name, &shape, used)
+            }
+        }
+    }
+
+    /// Keys and signs of the planes, if there are any.
+    fn declare_planes(&mut self, metadata: &mut Metadata) -> Result<(), SynthError> {
+        if self.planes.tensors.is_empty() {
+            return Ok(());
+        }
+        self.planes.write(metadata);
+        let widths: Vec<u64> = self
+            .planes
+            .codebooks
+            .keys()
+            .map(|&w| u64::from(w))
+            .collect();
+        for width in widths {
+            self.push(&signs_name(width), &[width], GgmlType::F32, Content::Signs)?;
         }
         Ok(())
     }
@@ -247,15 +301,22 @@ impl List<'_> {
 
     fn matrix_of(&mut self, name: &str, shape: &[u64], wanted: GgmlType) -> Result<(), SynthError> {
         let used = fitting(wanted, shape[0]);
-        if used != wanted && !self.fallbacks.iter().any(|f| f.tensor == name) {
+        if used != wanted {
+            self.fall_back(name, shape[0], wanted, used);
+        }
+        self.push(&format!("{name}.weight"), shape, used, Content::Random)
+    }
+
+    /// Takes note of another type, once per kind of tensor.
+    fn fall_back(&mut self, name: &str, row: u64, wanted: GgmlType, used: GgmlType) {
+        if !self.fallbacks.iter().any(|f| f.tensor == name) {
             self.fallbacks.push(Fallback {
                 tensor: name.to_owned(),
-                row: shape[0],
+                row,
                 wanted,
                 used,
             });
         }
-        self.push(&format!("{name}.weight"), shape, used, Content::Random)
     }
 
     fn push(

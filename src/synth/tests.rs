@@ -14,6 +14,7 @@ fn recipe(dims: Dims, ty: GgmlType) -> Recipe {
         ty,
         output_ty: None,
         embedding_ty: None,
+        experts: None,
         seed: 1,
         split_max_bytes: None,
     }
@@ -172,4 +173,64 @@ fn groups_follow_a_changed_number_of_experts() {
         assert_eq!((dims.groups, dims.groups_used), groups, "{experts} experts");
         dims.check().unwrap();
     }
+}
+
+/// Rows of planes have the norm of other rows, hold each weight as a code of the codebook, and are declared.
+#[test]
+fn experts_can_be_planes() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = Recipe {
+        experts: Some(ExpertType::Planes),
+        ..recipe(tiny(), GgmlType::Q8_0)
+    };
+    let plain = Recipe {
+        experts: None,
+        ..recipe.clone()
+    };
+    let count = |recipe: &Recipe| Blueprint::new(recipe).unwrap().n_params();
+    assert_eq!(count(&recipe), count(&plain));
+    let gguf = Gguf::open(&make(&recipe, folder.path())).unwrap();
+    let layout = crate::planes::PlaneLayout::of(&gguf).unwrap();
+    // Eight blocks with experts, three matrices each; rows of 256 and of 128 weights.
+    assert_eq!((layout.tensors.len(), layout.codebooks.len()), (24, 2));
+    for name in &layout.tensors {
+        let info = gguf.tensor(name).unwrap();
+        let row = info.shape.ne()[0];
+        let codebook = layout.codebooks[&(row as u32 / 2)];
+        let (mut values, mut rows) = (Vec::new(), std::collections::HashSet::new());
+        crate::ggml::dequantize(info.ty, gguf.data(info), row, &mut values).unwrap();
+        for row in values.chunks(row as usize) {
+            let (s, u) = row.split_at(row.len() / 2);
+            let norm = s.iter().zip(u).map(|(s, u)| (s + u).powi(2)).sum::<f32>();
+            // Scales are F16.
+            assert!((norm - 1.0).abs() < 2e-3, "{name}: a row of norm {norm}");
+            let levels = [s[0].abs(), u[0].abs()];
+            let ratio = (levels[0] - levels[1]) / (levels[0] + levels[1]);
+            assert!(
+                (ratio - codebook[2] / codebook[3]).abs() < 2e-3,
+                "{name}: {levels:?}"
+            );
+            assert!(s.iter().all(|v| v.abs() == levels[0]), "{name}");
+            assert!(u.iter().all(|v| v.abs() == levels[1]), "{name}");
+            rows.insert(row.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+        }
+        assert!(
+            rows.len() as u64 * 100 > info.shape.rows() * 99,
+            "{name}: rows repeat"
+        );
+    }
+    let odd = Dims {
+        expert_ff: 96,
+        ..tiny()
+    };
+    let blueprint = Blueprint::new(&Recipe {
+        dims: odd,
+        ..recipe
+    })
+    .unwrap();
+    let fallback = &blueprint.fallbacks()[0];
+    assert_eq!(
+        (fallback.tensor.as_str(), fallback.used),
+        ("ffn_down_exps", GgmlType::Q8_0)
+    );
 }

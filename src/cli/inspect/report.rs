@@ -7,6 +7,7 @@ use std::sync::Arc;
 use oxling::ggml::DType;
 use oxling::gguf::{Gguf, TensorInfo};
 use oxling::model::{ARCHITECTURES, LoadError, LoadOptions, Model};
+use oxling::planes::PlaneLayout;
 use oxling::tokenizer::Tokenizer;
 use serde::Serialize;
 
@@ -154,7 +155,9 @@ impl Report {
     /// Looks at a file.
     pub fn of(gguf: &Arc<Gguf>, wishes: &Wishes) -> Self {
         let text = |key| gguf.metadata().str(key).ok().flatten().map(str::to_owned);
-        let parameters = gguf.tensors().iter().map(|t| t.shape.elements()).sum();
+        // A broken declaration keeps the model from loading, which is reported as such.
+        let planes = PlaneLayout::of(gguf).unwrap_or_default();
+        let parameters = gguf.tensors().iter().map(|t| planes.n_weights(t)).sum();
         let bytes = gguf.tensors().iter().map(|t| t.bytes).sum();
         // On the CPU, from the mapped file: every check of loading, and no weight is read.
         let options = LoadOptions {
@@ -181,8 +184,8 @@ impl Report {
             bits_per_weight: bits(bytes, parameters),
             sizes: loaded.as_ref().ok().map(|model| sizes(model, wishes)),
             tokenizer: tokenizer(gguf),
-            types: shares(gguf, |t| t.ty.name().to_owned()),
-            parts: shares(gguf, |t| part_of(&t.name, first_mtp).to_owned()),
+            types: shares(gguf, &planes, |t| type_of(t, &planes)),
+            parts: shares(gguf, &planes, |t| part_of(&t.name, first_mtp)),
             devices: loaded.as_ref().map(placement).unwrap_or_default(),
             memory: loaded
                 .as_ref()
@@ -193,7 +196,7 @@ impl Report {
                 .iter()
                 .map(|(key, value)| entry(key, value, wishes.full))
                 .collect(),
-            tensors: gguf.tensors().iter().map(tensor).collect(),
+            tensors: gguf.tensors().iter().map(|t| tensor(t, &planes)).collect(),
             runs: verdict(gguf, loaded.err()),
         }
     }
@@ -260,12 +263,16 @@ fn tokenizer(gguf: &Gguf) -> Option<TokenizerReport> {
 }
 
 /// Sums of tensors under a name, largest first.
-fn shares(gguf: &Gguf, name: impl Fn(&TensorInfo) -> String) -> Vec<Share> {
+fn shares(
+    gguf: &Gguf,
+    planes: &PlaneLayout,
+    name: impl Fn(&TensorInfo) -> &'static str,
+) -> Vec<Share> {
     let mut all: BTreeMap<String, Share> = BTreeMap::new();
     for tensor in gguf.tensors() {
-        let share = all.entry(name(tensor)).or_default();
+        let share = all.entry(name(tensor).to_owned()).or_default();
         share.tensors += 1;
-        share.parameters += tensor.shape.elements();
+        share.parameters += planes.n_weights(tensor);
         share.bytes += tensor.bytes;
     }
     let mut all: Vec<Share> = all
@@ -296,6 +303,7 @@ fn part_of(name: &str, first_mtp: Option<u32>) -> &'static str {
         Some(i) if first_mtp.is_some_and(|first| i >= first) => "MTP head",
         None if name.starts_with("token_embd") => "token embedding",
         None if name.starts_with("output") => "output",
+        None if name.starts_with("planes.signs.") => "experts",
         None => "other",
         _ if has(&["_exps."]) => "experts",
         _ if has(&["_shexp."]) => "shared experts",
@@ -312,13 +320,22 @@ pub fn block_of(name: &str) -> Option<u32> {
     name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
-fn tensor(info: &TensorInfo) -> TensorReport {
+/// A tensor's type, and whether it holds planes.
+fn type_of(info: &TensorInfo, planes: &PlaneLayout) -> &'static str {
+    if planes.contains(&info.name) {
+        "Q1_0 planes"
+    } else {
+        info.ty.name()
+    }
+}
+
+fn tensor(info: &TensorInfo, planes: &PlaneLayout) -> TensorReport {
     TensorReport {
         name: info.name.clone(),
-        ty: info.ty.name(),
+        ty: type_of(info, planes),
         shape: info.shape.dims().to_vec(),
         bytes: info.bytes,
-        bits_per_weight: bits(info.bytes, info.shape.elements()),
+        bits_per_weight: bits(info.bytes, planes.n_weights(info)),
         file: info.shard,
         offset: info.offset,
     }

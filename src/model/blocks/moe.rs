@@ -3,6 +3,7 @@
 //! `s = sigmoid(W_r x)`; experts are chosen by `s + bias`, first the groups with the best two-expert sums, then the
 //! best experts within them; the weights are those of `s` without the bias, normalised and scaled.
 
+use super::experts::{ExpertInput, ExpertMatrix};
 use super::ffn::SwiGlu;
 use crate::ggml::{GraphError, Tensor};
 use crate::model::loader::{Loader, Part, Role, WeightId};
@@ -43,9 +44,9 @@ pub struct Moe {
     params: MoeParams,
     router: WeightId,
     bias: Option<WeightId>,
-    gate: WeightId,
-    up: WeightId,
-    down: WeightId,
+    gate: ExpertMatrix,
+    up: ExpertMatrix,
+    down: ExpertMatrix,
     shared: Option<SwiGlu>,
 }
 
@@ -59,6 +60,14 @@ impl Moe {
             u64::from(params.n_expert),
         );
         let name = |suffix: &str| format!("blk.{layer}.{suffix}");
+        let experts = |loader: &mut Loader<'_>, which: &str, shape| {
+            ExpertMatrix::load(
+                loader,
+                layer,
+                &name(&format!("ffn_{which}_exps.weight")),
+                shape,
+            )
+        };
         Self {
             params: params.clone(),
             router: loader.tensor(
@@ -68,24 +77,9 @@ impl Moe {
                 Role::Matrix,
             ),
             bias: loader.optional(part, &name("exp_probs_b.bias"), &[n_expert], Role::Vector),
-            gate: loader.tensor(
-                part,
-                &name("ffn_gate_exps.weight"),
-                &[n_embd, n_ff, n_expert],
-                Role::Matrix,
-            ),
-            up: loader.tensor(
-                part,
-                &name("ffn_up_exps.weight"),
-                &[n_embd, n_ff, n_expert],
-                Role::Matrix,
-            ),
-            down: loader.tensor(
-                part,
-                &name("ffn_down_exps.weight"),
-                &[n_ff, n_embd, n_expert],
-                Role::Matrix,
-            ),
+            gate: experts(loader, "gate", [n_embd, n_ff, n_expert]),
+            up: experts(loader, "up", [n_embd, n_ff, n_expert]),
+            down: experts(loader, "down", [n_ff, n_embd, n_expert]),
             shared: params
                 .n_ff_shared
                 .map(|n| SwiGlu::load(loader, layer, "_shexp", n_embd, u64::from(n))),
@@ -100,11 +94,11 @@ impl Moe {
         let chosen = self.choose(s, probs)?;
         let weights = self.weigh(s, probs, chosen)?;
 
-        let columns = g.reshape(x, &[n_embd, 1, n])?;
-        let gate = g.mul_mat_id(s.weight(self.gate)?, columns, chosen)?;
-        let up = g.mul_mat_id(s.weight(self.up)?, columns, chosen)?;
-        let out = g.mul_mat_id(s.weight(self.down)?, g.swiglu(gate, up)?, chosen)?;
-        let out = g.mul(out, weights)?;
+        let columns = ExpertInput::new(g.reshape(x, &[n_embd, 1, n])?);
+        let gate = self.gate.build(s, &columns, chosen)?;
+        let up = self.up.build(s, &columns, chosen)?;
+        let hidden = ExpertInput::new(g.swiglu(gate, up)?);
+        let out = g.mul(self.down.build(s, &hidden, chosen)?, weights)?;
 
         let nb = out.nb();
         let mut sum = g.view(out, &[n_embd, n], &[nb[2]], 0)?;
