@@ -178,6 +178,29 @@ fn inspect_for_people_is_plain_text_in_aligned_columns() {
 }
 
 #[test]
+fn inspect_counts_a_weight_of_two_planes_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--type", "Q8_0", "--layers", "2"];
+    let plain = made(folder.path(), "plain.gguf", &flags);
+    let flags = [&flags[..], &["--expert-type", "planes"]].concat();
+    let planes = made(folder.path(), "planes.gguf", &flags);
+    let [plain, planes] = [plain, planes].map(|path| json(&["inspect", text(&path), "--json"]));
+    assert_eq!(plain["parameters"], planes["parameters"]);
+    let list = planes["tensors"].as_array().unwrap();
+    let experts = list.iter().filter(|t| t["type"] == "Q1_0 planes");
+    let bits: Vec<f64> = experts
+        .map(|t| t["bits_per_weight"].as_f64().unwrap())
+        .collect();
+    // Two blocks with experts, the MTP head's one of them.
+    assert_eq!(bits, [2.25; 6]);
+    let types = planes["types"].as_array().unwrap();
+    assert!(
+        types.iter().any(|t| t["name"] == "Q1_0 planes"),
+        "{types:?}"
+    );
+}
+
+#[test]
 fn inspect_takes_any_valid_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
@@ -464,6 +487,8 @@ fn synth_makes_models_that_load_and_answer() {
         "--like tiny-ling --type F16 --layers 2".to_owned(),
         "--like tiny-ling --type Q4_K --layers 4 --experts 8 --seed 7".to_owned(),
         "--like tiny-ling --type IQ2_XXS --q-lora 0 --no-mtp".to_owned(),
+        "--like tiny-ling --type Q8_0 --expert-type planes --layers 2".to_owned(),
+        "--like tiny-ling --type F16 --expert-type Q4_0 --layers 2".to_owned(),
         format!("--like ling-2.6-flash --layers 4 {narrow}"),
         format!("--like ling-2.6-1t --layers 8 {narrow} --type Q8_0 --output-tensor-type F16"),
     ];

@@ -13,14 +13,28 @@ pub struct Logits {
     pub mtp: Vec<Vec<f64>>,
 }
 
+/// Another way to multiply with a matrix of an expert: name, expert, input, length of the result. `None`: as usual.
+pub type ExpertProduct<'a> = &'a dyn Fn(&str, usize, &[f64], usize) -> Option<Vec<f64>>;
+
 struct Net<'a> {
     hp: &'a TinyLing,
     w: &'a Weights,
+    product: ExpertProduct<'a>,
 }
 
 /// Runs the whole model over `tokens`.
 pub fn forward(hp: &TinyLing, w: &Weights, tokens: &[u32]) -> Logits {
-    let net = Net { hp, w };
+    forward_with(hp, w, tokens, &|_, _, _, _| None)
+}
+
+/// The same with another product for some matrices of experts.
+pub fn forward_with(
+    hp: &TinyLing,
+    w: &Weights,
+    tokens: &[u32],
+    product: ExpertProduct<'_>,
+) -> Logits {
+    let net = Net { hp, w, product };
     let embd: Vec<Vec<f64>> = tokens
         .iter()
         .map(|&t| net.row("token_embd.weight", t as usize, hp.n_embd))
@@ -338,11 +352,9 @@ impl Net<'_> {
         };
         for e in chosen {
             let expert = |n: &str, n_in: usize, n_out: usize, x: &[f64]| {
-                self.matrix(
-                    &self.w[&name(&format!("ffn_{n}_exps.weight"))][e * n_in * n_out..],
-                    x,
-                    n_out,
-                )
+                let name = name(&format!("ffn_{n}_exps.weight"));
+                (self.product)(&name, e, x, n_out)
+                    .unwrap_or_else(|| self.matrix(&self.w[&name][e * n_in * n_out..], x, n_out))
             };
             let (gate, up) = (
                 expert("gate", hp.n_embd, hp.n_ff, x),
