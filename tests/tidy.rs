@@ -95,6 +95,7 @@ fn modules_depend_downwards() {
     let layers = [
         "gguf",
         "ggml",
+        "planes",
         "tokenizer",
         "memory",
         "model",

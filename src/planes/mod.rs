@@ -13,7 +13,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use error::PlanesError;
-pub use row::{Codebook, Levels, encode_row};
+pub use row::Codebook;
+pub(crate) use row::{Levels, encode_row};
 
 use crate::gguf::{GgmlType, Gguf, Metadata, TensorInfo};
 
