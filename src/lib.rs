@@ -13,9 +13,11 @@ pub mod eval;
 #[allow(unsafe_code, reason = "the layer over the C library")]
 pub mod ggml;
 pub mod gguf;
+pub mod imatrix;
 pub mod memory;
 pub mod model;
 pub mod planes;
 mod positioned;
+pub mod quantize;
 pub mod synth;
 pub mod tokenizer;

@@ -6,14 +6,18 @@ mod argv;
 mod completions;
 mod errors;
 mod escapes;
+mod imatrix;
 mod inspect;
+mod interrupt;
 mod licenses;
 mod logits;
 mod model_args;
 mod perplexity;
 mod progress;
+mod quantize;
 mod run;
 mod sampling_args;
+mod sizes;
 mod spec_args;
 mod synth;
 mod table;
@@ -61,6 +65,8 @@ enum Command {
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),
     Perplexity(perplexity::PerplexityArgs),
+    Quantize(quantize::QuantizeArgs),
+    Imatrix(imatrix::ImatrixArgs),
     Synth(synth::SynthArgs),
     Licenses(licenses::LicensesArgs),
     /// Print a completion script for a shell.
@@ -100,6 +106,8 @@ fn parser() -> clap::Command {
 fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => return run::run(args),
+        Command::Quantize(args) => return quantize::run(args),
+        Command::Imatrix(args) => return imatrix::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::ggml::{GgmlError, Graph, Profile, Scheduler, Slot};
+use crate::ggml::{GgmlError, Graph, Observer, Profile, Scheduler, Slot};
 use crate::memory::Topology;
 use crate::model::step::StepInputs;
 
@@ -35,6 +35,7 @@ pub(super) struct Graphs {
     places: Vec<Place>,
     clock: u64,
     profiling: bool,
+    observer: Option<Observer>,
 }
 
 impl Graphs {
@@ -48,6 +49,7 @@ impl Graphs {
             places: vec![first],
             clock: 0,
             profiling: false,
+            observer: None,
         }
     }
 
@@ -90,7 +92,10 @@ impl Graphs {
         }
         if self.places.len() <= MOST_SMALL {
             let mut sched = self.places[0].sched.beside()?;
-            sched.set_profiling(self.profiling);
+            match &self.observer {
+                Some(observer) => sched.set_observer(Some(observer.clone())),
+                None => sched.set_profiling(self.profiling),
+            }
             self.places.push(Place {
                 sched,
                 compiled: None,
@@ -108,8 +113,18 @@ impl Graphs {
         self.places.iter().map(of).sum()
     }
 
+    /// The last call of this and [`Graphs::set_profiling`] decides.
+    pub fn set_observer(&mut self, observer: Option<Observer>) {
+        self.profiling = false;
+        for place in &mut self.places {
+            place.sched.set_observer(observer.clone());
+        }
+        self.observer = observer;
+    }
+
     pub fn set_profiling(&mut self, on: bool) {
         self.profiling = on;
+        self.observer = None;
         for place in &mut self.places {
             place.sched.set_profiling(on);
         }

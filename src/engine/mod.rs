@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 pub use timeline::{Finish, GenerateOptions, Generation, Prefill, Timeline};
 
-use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Profile, Scheduler};
+use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Observer, Profile, Scheduler};
 use crate::memory::{
     Checkpoint, DraftWork, Memory, MemoryConfig, MemoryError, Plan, SeqId, StepKind, Topology, Work,
 };
@@ -290,6 +290,11 @@ impl Engine {
     /// Times every operation of later steps until switched off.
     pub fn set_profiling(&mut self, on: bool) {
         self.graphs.set_profiling(on);
+    }
+
+    /// Shows the matrix products of later steps to an observer, until it is taken away or profiling is switched on.
+    pub fn set_observer(&mut self, observer: Option<Observer>) {
+        self.graphs.set_observer(observer);
     }
 
     /// Operations timed since the last call.

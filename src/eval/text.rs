@@ -86,7 +86,7 @@ impl Chunks {
     }
 
     /// Tokens of chunk `index` as the model sees them.
-    fn input(&self, index: usize) -> Vec<u32> {
+    pub fn input(&self, index: usize) -> Vec<u32> {
         let mut tokens = self.tokens[index * self.n_ctx..(index + 1) * self.n_ctx].to_vec();
         if let Some(bos) = self.bos {
             tokens[0] = bos;

@@ -40,6 +40,7 @@ mod error;
 mod graph;
 mod hadamard;
 mod log;
+mod observe;
 mod ops;
 mod quant;
 mod rope;
@@ -52,7 +53,8 @@ pub use device::{Backend, BufferType, Device, DeviceKind, add_rpc_server, cpu_fe
 pub use error::{GgmlError, GraphError, ShapeError};
 pub use graph::{Builder, Graph, Slot, Tensor};
 pub use log::route_logs_to_tracing;
-pub use quant::{dequantize, quantize, usable_as_matrix};
+pub use observe::{Activations, Chosen, Observe, Observer, Product};
+pub use quant::{can_encode, dequantize, needs_importance, quantize, usable_as_matrix};
 pub use rope::{Rope, RopeKind};
 pub use sched::{Profile, Scheduler};
 pub use store::{Placement, Store, StoreBuilder, TensorId};

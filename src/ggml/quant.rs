@@ -88,23 +88,7 @@ pub fn quantize(
         return Err(wrong("encoded with importances of another length"));
     }
     let rows = values.len() / width;
-    // SAFETY: static table entry of a valid type.
-    let has_encoder = unsafe {
-        (*sys::ggml_get_type_traits(ty.id() as sys::ggml_type))
-            .from_float_ref
-            .is_some()
-    };
-    let encodes = match ty {
-        DType::F32 | DType::F16 | DType::BF16 => true,
-        _ => ty.is_quantized() && (has_encoder || needs_search(ty)),
-    };
-    // SAFETY: the query takes any type id.
-    let needs_importance =
-        unsafe { sys::ggml_quantize_requires_imatrix(ty.id() as sys::ggml_type) };
-    if !encodes
-        || (needs_importance && importance.is_none())
-        || matches!(ty, DType::Q8_1 | DType::Q8_K)
-    {
+    if !can_encode(ty) || (needs_importance(ty) && importance.is_none()) {
         return Err(wrong("encoded to (without an importance matrix)"));
     }
     let start = out.len();
@@ -128,6 +112,27 @@ pub fn quantize(
     let bytes: &[u8] = bytemuck::cast_slice(&aligned);
     out[start..].copy_from_slice(&bytes[..rows * row]);
     Ok(())
+}
+
+/// Whether rows can be encoded to this type, with an importance matrix where one is needed.
+pub fn can_encode(ty: DType) -> bool {
+    // SAFETY: every DType is below GGML_TYPE_COUNT and the table entry is static.
+    let traits = unsafe { sys::ggml_get_type_traits(ty.id() as sys::ggml_type).as_ref() };
+    match ty {
+        DType::F32 | DType::F16 | DType::BF16 => true,
+        // Formats of activations: ggml encodes them, but stores no weights in them.
+        DType::Q8_1 | DType::Q8_K => false,
+        _ => {
+            ty.is_quantized()
+                && (needs_search(ty) || traits.is_some_and(|t| t.from_float_ref.is_some()))
+        }
+    }
+}
+
+/// Whether ggml's encoder cannot work without an importance matrix.
+pub fn needs_importance(ty: DType) -> bool {
+    // SAFETY: the query takes any type id.
+    unsafe { sys::ggml_quantize_requires_imatrix(ty.id() as sys::ggml_type) }
 }
 
 /// Types without a reference encoder that `ggml_quantize_chunk` still encodes, by search.

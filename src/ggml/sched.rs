@@ -13,6 +13,7 @@ use ggml_sys as sys;
 
 use super::device::{Backend, text};
 use super::graph::{SlotKind, dtype_of};
+use super::observe::{Observer, Watch, on_product};
 use super::store::{check_range, name_of};
 use super::{DType, Device, DeviceKind, GgmlError, Graph, Slot};
 
@@ -31,6 +32,7 @@ pub struct Scheduler {
     indices_set: HashSet<usize>,
     capacity: usize,
     profile: Option<Box<Recorder>>,
+    watch: Option<Box<Watch>>,
     // Dropped after `raw`, which refers to them (see Drop).
     backends: Arc<Mutex<Vec<Backend>>>,
 }
@@ -97,6 +99,7 @@ impl Scheduler {
             indices_set: HashSet::new(),
             capacity,
             profile: None,
+            watch: None,
             backends: shared,
         })
     }
@@ -250,8 +253,10 @@ impl Scheduler {
             .collect()
     }
 
-    /// Starts (or stops) timing each operation. Timing runs operations one by one, which costs a little.
+    /// Starts (or stops) timing each operation. Timing runs operations one by one, which costs a little. It takes the
+    /// place of an observer.
     pub fn set_profiling(&mut self, on: bool) {
+        self.watch = None;
         self.profile = on.then(|| {
             Box::new(Recorder {
                 last: Instant::now(),
@@ -268,6 +273,19 @@ impl Scheduler {
             };
         // SAFETY: the recorder is boxed and lives until the callback is replaced here or the scheduler is dropped.
         unsafe { sys::ggml_backend_sched_set_eval_callback(self.raw.as_ptr(), callback, data) };
+    }
+
+    /// Shows products of later computations to an observer (or to none). It takes the place of profiling.
+    pub fn set_observer(&mut self, observer: Option<Observer>) {
+        self.set_profiling(false);
+        self.watch = observer.map(|o| Box::new(Watch::new(o)));
+        if let Some(watch) = &mut self.watch {
+            let data = std::ptr::from_mut::<Watch>(watch).cast();
+            // SAFETY: the watch is boxed and lives until the callback is replaced here or the scheduler is dropped.
+            unsafe {
+                sys::ggml_backend_sched_set_eval_callback(self.raw.as_ptr(), Some(on_product), data)
+            };
+        }
     }
 
     /// Takes what was timed since the last call.

@@ -18,6 +18,7 @@ pub const SHORT: &[(&str, &str)] = &[
     ("ngl", "n-gpu-layers"),
     ("no-cnv", "no-conversation"),
     ("np", "parallel"),
+    ("ofreq", "output-frequency"),
     ("rea", "reasoning"),
     ("sp", "special"),
     ("st", "single-turn"),

@@ -6,7 +6,6 @@ mod args;
 mod command;
 mod conversation;
 mod editor;
-mod interrupt;
 mod repl;
 mod screen;
 mod session;
@@ -28,11 +27,11 @@ use oxling::ggml::Device;
 use oxling::model::Model;
 use serde_json::{Map, Value};
 
+use crate::cli::interrupt::{EXIT_CODE, Interrupt};
 use args::ReasoningFormat;
 pub use args::RunArgs;
 use conversation::Conversation;
 use editor::Reader;
-use interrupt::Interrupt;
 use repl::Chat;
 use screen::{Screen, note};
 use session::{AnswerOptions, Prompt, Session};
@@ -251,7 +250,7 @@ fn complete(
         &mut screen,
     )?;
     Ok(match answer.finish {
-        None | Some(Finish::Cancelled) => interrupt::EXIT_CODE.into(),
+        None | Some(Finish::Cancelled) => EXIT_CODE.into(),
         Some(_) => ExitCode::SUCCESS,
     })
 }

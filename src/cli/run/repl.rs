@@ -11,12 +11,12 @@ use oxling::engine::Finish;
 use super::command::{Command, help};
 use super::conversation::Conversation;
 use super::editor::{Input, Reader};
-use super::interrupt::EXIT_CODE;
 use super::screen::{Screen, note};
 use super::session::{Prompt, Session};
 use super::settings;
 use super::stream::Answer;
 use crate::cli::errors::{hinted, warn};
+use crate::cli::interrupt::EXIT_CODE;
 use crate::cli::model_args::read_text;
 
 /// A chat with a model.

@@ -15,10 +15,10 @@ use oxling::memory::SeqId;
 use oxling::model::Model;
 use oxling::tokenizer::EncodeOptions;
 
-use super::interrupt::{Busy, Interrupt};
 use super::screen::{Screen, note};
 use super::stream::{Answer, Stream};
 use crate::cli::errors::hinted;
+use crate::cli::interrupt::{Busy, Interrupt};
 use crate::cli::progress::count_bar;
 
 /// Host memory for states to go back to: enough for two of the largest models.
