@@ -58,8 +58,8 @@ mixes! {
     IQ2_M     = 29, IQ2_S,   "best of the 2-bit IQ mixes; needs an importance matrix";
     Q2_K_S    = 21, Q2_K,    "Q2_K almost throughout; needs an importance matrix";
     Q2_K      = 10, Q2_K,    "2 bits with 3-bit attention: noticeable loss, fast";
-    IQ3_XXS   = 23, IQ3_XXS, "about 3 bits; much better with an importance matrix";
-    IQ3_XS    = 22, IQ3_S,   "between IQ3_XXS and IQ3_S";
+    IQ3_XXS   = 23, IQ3_XXS, "about 3 bits; needs an importance matrix";
+    IQ3_XS    = 22, IQ3_S,   "between IQ3_XXS and IQ3_S; needs an importance matrix";
     Q3_K_S    = 11, Q3_K,    "3 bits throughout";
     IQ3_S     = 26, IQ3_S,   "better than Q3_K_S at its size";
     IQ3_M     = 27, IQ3_S,   "IQ3_S with 4-bit attention";
