@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
 use edit::{Draft, demo_path};
-use oxling::gguf::{GgmlType, Gguf, GgufString, Value};
+use oxling::gguf::{GgmlType, Gguf};
 use serde_json::Value as Json;
 
 /// Chunks that perplexities are measured on; the bounds below hold for them.
@@ -343,11 +343,17 @@ fn importances_of_another_model_are_refused() {
 fn planes_are_neither_measured_nor_quantised() {
     let folder = tempfile::tempdir().unwrap();
     let (model, prose) = (folder.path().join("m.gguf"), prose(folder.path()));
-    let mut draft = Draft::demo();
     let name = "blk.1.ffn_up_exps.weight";
-    let names: Vec<GgufString> = vec![name.into()];
-    draft.metadata.insert("planes.tensors", Value::from(names));
-    draft.write(&model);
+    let synth = [
+        "synth",
+        "--like",
+        "tiny-ling",
+        "--type",
+        "F16",
+        "--expert-type",
+        "planes",
+    ];
+    success(&[&synth[..], &["-o", text(&model)]].concat());
     let imatrix = folder.path().join("i.gguf");
     let measure = [
         "imatrix",
@@ -360,17 +366,13 @@ fn planes_are_neither_measured_nor_quantised() {
     ];
     success(&[&measure[..], &CHUNKS].concat());
     let imatrix = oxling::imatrix::ImportanceMatrix::open(&imatrix).unwrap();
-    assert!(imatrix.entry(name).is_none() && imatrix.entry("blk.1.ffn_gate_exps.weight").is_some());
-    let args = [
-        "quantize",
-        "--allow-requantize",
-        "--dry-run",
-        "--json",
-        text(&model),
-        "Q8_0",
-    ];
+    assert!(
+        imatrix.entry(name).is_none() && imatrix.entry("blk.1.ffn_gate_shexp.weight").is_some()
+    );
+    let args = ["quantize", "--dry-run", "--json", text(&model), "Q8_0"];
     let report = json(&args);
     let tensors = report["tensors"].as_array().unwrap();
     let planes = tensors.iter().find(|t| t["name"] == name).unwrap();
-    assert_eq!(planes["to"], "IQ4_NL");
+    assert_eq!(planes["to"], "Q1_0");
+    assert_eq!(planes["note"], "binary planes, exact as they are");
 }

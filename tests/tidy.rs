@@ -103,6 +103,9 @@ fn modules_depend_downwards() {
         "chat",
         "eval",
         "synth",
+        "convert",
+        "imatrix",
+        "quantize",
     ];
     let also_forbidden = [
         ("gguf", "ggml"),

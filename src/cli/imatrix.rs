@@ -9,7 +9,9 @@ use clap::Args;
 use oxling::engine::Engine;
 use oxling::eval::Chunks;
 use oxling::gguf::Gguf;
-use oxling::imatrix::{CollectOptions, Collected, ImatrixError, ImportanceMatrix, collect};
+use oxling::imatrix::{
+    CollectOptions, Collected, ImatrixError, ImportanceMatrix, collect, measurable,
+};
 use oxling::model::Model;
 use oxling::tokenizer::EncodeOptions;
 use serde_json::json;
@@ -186,7 +188,7 @@ fn measure(
     if let Some((value, error)) = scores {
         anstream::eprintln!("Final estimate: PPL = {value:.4} +/- {error:.5}");
     }
-    tell_gaps(&gguf, &matrix, args.process_output);
+    tell_gaps(&gguf, &matrix, args.process_output)?;
     report(args, &matrix, scores)
 }
 
@@ -211,7 +213,7 @@ fn chunks(args: &ImatrixArgs, model: &Model, text: &str) -> Result<Chunks> {
 }
 
 /// Names what the text did not reach.
-fn tell_gaps(gguf: &Gguf, matrix: &ImportanceMatrix, process_output: bool) {
+fn tell_gaps(gguf: &Gguf, matrix: &ImportanceMatrix, process_output: bool) -> Result<()> {
     let unused: usize = matrix
         .entries()
         .map(|(_, entry)| entry.counts().iter().filter(|&&count| count == 0).count())
@@ -221,18 +223,15 @@ fn tell_gaps(gguf: &Gguf, matrix: &ImportanceMatrix, process_output: bool) {
             "{unused} expert matrices were never chosen: their columns count alike; a longer text helps"
         );
     }
-    let missing = |name: &str| {
-        let matters = name.starts_with("blk.") || (process_output && name == "output.weight");
-        matters && matrix.entry(name).is_none()
-    };
-    let matrices = gguf.tensors().iter().filter(|t| t.shape.n_dims() > 1);
-    let missing: Vec<&str> = matrices
-        .map(|t| t.name.as_str())
-        .filter(|name| missing(name))
+    let is_matrix = |name: &&str| gguf.tensor(name).is_some_and(|t| t.shape.n_dims() > 1);
+    let missing: Vec<&str> = measurable(gguf, process_output)?
+        .filter(is_matrix)
+        .filter(|name| matrix.entry(name).is_none() && *name != "token_embd.weight")
         .collect();
     if let Some(first) = missing.first() {
         anstream::eprintln!("{} matrices were not seen, such as {first}", missing.len());
     }
+    Ok(())
 }
 
 fn report(args: &ImatrixArgs, matrix: &ImportanceMatrix, scores: Option<(f64, f64)>) -> Result<()> {

@@ -10,9 +10,7 @@ use crate::eval::{Chunks, EvalError, Mean, nll};
 use crate::ggml::{Observe, Product};
 use crate::gguf::Gguf;
 use crate::memory::{SeqId, Work};
-
-/// Tensors in the layout that docs/gguf-planes.md describes: their inputs are rotated, and their codes are final.
-const PLANES_KEY: &str = "planes.tensors";
+use crate::planes::PlaneLayout;
 
 /// What to measure.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +44,24 @@ impl Collected<'_> {
     }
 }
 
+/// Names of the tensors whose inputs are worth measuring. Planes are not: their inputs are rotated, and their codes
+/// final.
+///
+/// # Errors
+/// Planes that do not fit.
+pub fn measurable(
+    gguf: &Gguf,
+    process_output: bool,
+) -> Result<impl Iterator<Item = &str>, ImatrixError> {
+    let planes = PlaneLayout::of(gguf)?.tensors;
+    // A model without an output matrix uses its token embedding in its place.
+    let is_output = |name: &str| matches!(name, "output.weight" | "token_embd.weight");
+    let names = gguf.tensors().iter().map(|t| t.name.as_str());
+    Ok(names.filter(move |name| {
+        (name.starts_with("blk.") || (process_output && is_output(name))) && !planes.contains(*name)
+    }))
+}
+
 /// Sends a text through a model. `gguf` is the model's file; `each` hears after every step of one or more chunks.
 ///
 /// # Errors
@@ -57,7 +73,7 @@ pub fn collect(
     options: &CollectOptions<'_>,
     each: &mut dyn FnMut(Collected<'_>) -> Result<(), ImatrixError>,
 ) -> Result<ImportanceMatrix, ImatrixError> {
-    let sums = Arc::new(Mutex::new(Collector::new(gguf, options.process_output)));
+    let sums = Arc::new(Mutex::new(Collector::new(gguf, options.process_output)?));
     engine.set_observer(Some(sums.clone()));
     let run = feed(engine, chunks, options, &sums, each);
     engine.set_observer(None);
@@ -137,7 +153,7 @@ struct Running {
 
 /// Sums up inputs of the weights of a file.
 #[derive(Debug)]
-pub(super) struct Collector {
+struct Collector {
     wanted: HashSet<String>,
     running: BTreeMap<String, Running>,
     /// Sums of one product and matrix: adding these up at the end keeps rounding small.
@@ -145,32 +161,17 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    pub(super) fn new(gguf: &Gguf, process_output: bool) -> Self {
-        let planes = gguf.metadata().string_array(PLANES_KEY).ok().flatten();
-        let planes: HashSet<String> = planes
-            .unwrap_or_default()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        // A model without an output matrix uses its token embedding in its place.
-        let is_output = |name: &str| matches!(name, "output.weight" | "token_embd.weight");
-        let wanted = |name: &str| {
-            (name.starts_with("blk.") || (process_output && is_output(name)))
-                && !planes.contains(name)
-        };
-        let names = gguf.tensors().iter().map(|t| t.name.as_str());
-        Self {
-            wanted: names
-                .filter(|name| wanted(name))
-                .map(str::to_owned)
-                .collect(),
+    fn new(gguf: &Gguf, process_output: bool) -> Result<Self, ImatrixError> {
+        let wanted = measurable(gguf, process_output)?;
+        Ok(Self {
+            wanted: wanted.map(str::to_owned).collect(),
             running: BTreeMap::new(),
             part: Vec::new(),
-        }
+        })
     }
 
     /// What was measured so far.
-    pub(super) fn matrix(&self, chunk_size: u32) -> Result<ImportanceMatrix, ImatrixError> {
+    fn matrix(&self, chunk_size: u32) -> Result<ImportanceMatrix, ImatrixError> {
         let mut matrix = ImportanceMatrix::new(chunk_size);
         for (name, running) in &self.running {
             let entry = Entry::new(running.sums.clone(), running.counts.clone());

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::engine::EngineError;
 use crate::eval::EvalError;
 use crate::gguf::GgufError;
+use crate::planes::PlanesError;
 
 /// Why an importance matrix cannot be read, made or written.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,9 @@ pub enum ImatrixError {
     /// The caller asked to stop.
     #[error("stopped")]
     Cancelled,
+    /// The model declares planes that do not fit.
+    #[error(transparent)]
+    Planes(#[from] PlanesError),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -71,6 +75,7 @@ impl ImatrixError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Gguf(e) => e.hint(),
+            Self::Planes(e) => e.hint(),
             Self::Engine(e) => e.hint(),
             Self::Eval(e) => e.hint(),
             Self::Invalid { .. } => Some(

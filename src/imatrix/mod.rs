@@ -15,7 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use collect::{CollectOptions, Collected, collect};
+pub use collect::{CollectOptions, Collected, collect, measurable};
 pub use error::ImatrixError;
 
 /// Largest mean square that encoders can work with: their errors are products of this, of weights and of squares.

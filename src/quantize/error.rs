@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::convert::ConvertError;
 use crate::gguf::{GgmlType, GgufError, MetadataError};
 use crate::imatrix::ImatrixError;
+use crate::planes::PlanesError;
 
 /// Why a model is not quantised.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum QuantizeError {
     /// The metadata does not say what model it is.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// The model declares planes that do not fit.
+    #[error(transparent)]
+    Planes(#[from] PlanesError),
     /// The importance matrix cannot be read.
     #[error(transparent)]
     Imatrix(#[from] ImatrixError),
@@ -81,6 +85,7 @@ impl QuantizeError {
         match self {
             Self::Gguf(e) => e.hint(),
             Self::Metadata(e) => e.hint(),
+            Self::Planes(e) => e.hint(),
             Self::Imatrix(e) => e.hint(),
             Self::Convert(e) => e.hint(),
             Self::Unencodable { .. } => {

@@ -1,6 +1,6 @@
 //! What becomes of each tensor.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,12 +14,10 @@ use crate::convert::{self, Control, Conversion, ConvertOptions, Source};
 use crate::ggml::{can_encode, needs_importance};
 use crate::gguf::{GgmlType, Gguf, Metadata, Shape, TensorInfo, TensorPlan};
 use crate::imatrix::ImportanceMatrix;
+use crate::planes::PlaneLayout;
 
 /// ggml's version of its quantised formats.
 const QUANTIZATION_VERSION: u32 = 2;
-
-/// Tensors in the layout that docs/gguf-planes.md describes: their codes are final.
-const PLANES_KEY: &str = "planes.tensors";
 
 /// What to make of a model.
 #[derive(Debug, Clone)]
@@ -233,7 +231,7 @@ pub(super) fn types(
     let tensors = gguf.tensors();
     let names = tensors.iter().map(|t| t.name.as_str());
     let facts = ModelFacts::read(gguf.metadata(), names, imatrix)?;
-    let planes = plane_names(gguf.metadata());
+    let planes = PlaneLayout::of(gguf)?.tensors;
     // Rules that count need llama.cpp's order: by block, then by name.
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by_key(|&i| (block_of(&tensors[i].name), tensors[i].name.as_bytes()));
@@ -264,18 +262,11 @@ pub(super) fn types(
     Ok(planned.collect())
 }
 
-/// Names that the metadata declares as planes.
-fn plane_names(metadata: &Metadata) -> HashSet<String> {
-    let names = metadata.string_array(PLANES_KEY).ok().flatten();
-    let names = names.unwrap_or_default().iter();
-    names.map(|name| name.to_string()).collect()
-}
-
 /// Why a tensor stays as it is.
 fn stays(
     arch: &str,
     tensor: &TensorInfo,
-    planes: &HashSet<String>,
+    planes: &BTreeSet<String>,
     request: &Request,
 ) -> Option<&'static str> {
     use GgmlType as T;

@@ -164,15 +164,12 @@ fn wishes_go_before_the_mix() {
 }
 
 #[test]
-fn what_is_declared_as_planes_or_is_no_weight_is_copied() {
+fn what_is_no_matrix_of_weights_is_copied() {
     let folder = tempfile::tempdir().unwrap();
-    let mut metadata = llama();
-    metadata.insert("planes.tensors", vec!["blk.0.ffn_up_exps.weight"]);
     let gguf = write(
         &folder.path().join("m.gguf"),
-        metadata,
+        llama(),
         &[
-            ("blk.0.ffn_up_exps.weight", GgmlType::Q1_0, &[256, 8, 2]),
             ("planes.signs.256", GgmlType::F32, &[256, 2]),
             ("blk.0.ffn_gate_tid2eid.weight", GgmlType::I32, &[6, 8]),
             ("blk.0.ffn_gate_inp.weight", GgmlType::F32, &[256, 8]),
