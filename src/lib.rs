@@ -14,6 +14,7 @@ pub mod eval;
 pub mod ggml;
 pub mod gguf;
 pub mod imatrix;
+pub mod import;
 pub mod memory;
 pub mod model;
 pub mod planes;

@@ -20,7 +20,6 @@ impl PositionedFile {
         self.0.set_len(bytes)
     }
 
-    #[allow(dead_code, reason = "readers of import and quantize follow")]
     pub(crate) fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.0, bytes, offset)
     }

@@ -106,6 +106,7 @@ fn modules_depend_downwards() {
         "convert",
         "imatrix",
         "quantize",
+        "import",
     ];
     let also_forbidden = [
         ("gguf", "ggml"),

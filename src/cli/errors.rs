@@ -90,7 +90,9 @@ fn message_of(error: &anyhow::Error) -> String {
 
 /// The hint of the first error in the chain that has one.
 fn hint_of(error: &anyhow::Error) -> Option<String> {
-    use oxling::{chat, engine, eval, ggml, gguf, imatrix, model, quantize, synth, tokenizer};
+    use oxling::{
+        chat, engine, eval, ggml, gguf, imatrix, import, model, quantize, synth, tokenizer,
+    };
     macro_rules! first_hint {
         ($cause:expr, $($kind:ty),+ $(,)?) => {
             None$(.or_else(|| $cause.downcast_ref::<$kind>().and_then(|e| e.hint())))+
@@ -114,6 +116,7 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
             synth::SynthError,
             quantize::QuantizeError,
             imatrix::ImatrixError,
+            import::ImportError,
         )
     });
     own.or_else(|| {

@@ -7,6 +7,7 @@ mod completions;
 mod errors;
 mod escapes;
 mod imatrix;
+mod import;
 mod inspect;
 mod interrupt;
 mod licenses;
@@ -67,6 +68,7 @@ enum Command {
     Perplexity(perplexity::PerplexityArgs),
     Quantize(quantize::QuantizeArgs),
     Imatrix(imatrix::ImatrixArgs),
+    Import(import::ImportArgs),
     Synth(synth::SynthArgs),
     Licenses(licenses::LicensesArgs),
     /// Print a completion script for a shell.
@@ -108,6 +110,7 @@ fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => return run::run(args),
         Command::Quantize(args) => return quantize::run(args),
         Command::Imatrix(args) => return imatrix::run(args),
+        Command::Import(args) => return import::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),

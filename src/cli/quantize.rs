@@ -5,7 +5,6 @@ mod target;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -16,7 +15,7 @@ use oxling::imatrix::ImportanceMatrix;
 use oxling::quantize::{Override, QuantizeError, QuantizePlan, Request};
 
 use super::interrupt::{EXIT_CODE, Interrupt};
-use super::progress::byte_bar;
+use super::progress::tensor_bar;
 use super::sizes::parse_size;
 use super::table::human_bytes;
 
@@ -124,16 +123,12 @@ fn write(
     options: &ConvertOptions,
 ) -> Result<(Vec<PathBuf>, f64), QuantizeError> {
     let start = Instant::now();
-    let bar = byte_bar("quantising", plan.bytes());
-    let (done, all) = (AtomicU64::new(0), plan.tensors().len());
+    let bar = tensor_bar("quantising", plan.bytes(), plan.tensors().len() as u64);
     let progress = |step: Progress<'_>| match step {
-        Progress::Bytes(bytes) => bar.inc(bytes),
-        Progress::Tensor(_) => {
-            let n = done.fetch_add(1, Ordering::Relaxed) + 1;
-            bar.set_message(format!("tensor {n}/{all}"));
-        }
+        Progress::Bytes(n) => bar.bytes(n),
+        Progress::Tensor(_) => bar.tensor(),
     };
-    // Without a handler Ctrl-C ends the program at once, and the unfinished file stays.
+    // Without a listener Ctrl-C ends the program at once; the next run overwrites what that leaves.
     let interrupt = Interrupt::listen().ok();
     let busy = interrupt.as_ref().map(Interrupt::busy);
     let never = std::sync::atomic::AtomicBool::new(false);
@@ -142,7 +137,7 @@ fn write(
         cancel: busy.as_ref().map_or(&never, |busy| busy.stop()),
     };
     let files = plan.write(&target.output, options, &control);
-    bar.finish_and_clear();
+    bar.finish();
     let seconds = start.elapsed().as_secs_f64();
     let files = files?;
     let written: u64 = files

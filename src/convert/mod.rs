@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::ggml::GgmlError;
-use crate::gguf::{GgufError, Metadata, TensorPlan, Writer, WriterOptions};
+use crate::gguf::{GgmlType, GgufError, Metadata, TensorPlan, Writer, WriterOptions};
 
 /// A tensor to be written, and where its rows come from.
 pub struct Conversion<'a> {
@@ -112,6 +112,18 @@ pub enum ConvertError {
         /// Why.
         source: GgmlError,
     },
+    /// A value is too large for the type.
+    #[error("tensor `{tensor}`: value {value} does not fit {ty}, whose largest is {largest}")]
+    Range {
+        /// Tensor in the new file.
+        tensor: String,
+        /// Its type there.
+        ty: GgmlType,
+        /// The value.
+        value: f32,
+        /// The largest the type has.
+        largest: f32,
+    },
     /// A source gave another number of elements or bytes than its rows have.
     #[error("tensor `{tensor}`, rows {rows:?}: expected {expected} {unit}, found {found}")]
     Length {
@@ -137,6 +149,7 @@ impl ConvertError {
         match self {
             Self::Gguf(e) => e.hint(),
             Self::Source { problem, .. } => problem.hint.clone(),
+            Self::Range { .. } => Some("choose BF16 or F32 for this tensor".into()),
             Self::Encode { .. } | Self::Length { .. } | Self::Cancelled => None,
         }
     }

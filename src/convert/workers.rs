@@ -5,10 +5,12 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use half::f16;
+
 use super::pieces::{Piece, cut};
 use super::{Control, Conversion, ConvertError, Progress, Source};
 use crate::ggml::quantize;
-use crate::gguf::Writer;
+use crate::gguf::{GgmlType, Writer};
 
 /// What the threads share.
 struct Shared<'a> {
@@ -140,6 +142,7 @@ impl Conversion<'_> {
             let one_each = n_matrices > 1 && all.len() as u64 == width * n_matrices;
             (all, one_each)
         });
+        self.check_range(&buffers.values)?;
         buffers.bytes.clear();
         let mut start = rows.start;
         while start < rows.end {
@@ -171,6 +174,21 @@ impl Conversion<'_> {
             start = stop;
         }
         Ok(())
+    }
+
+    /// F16 would turn what is too large into infinity.
+    fn check_range(&self, values: &[f32]) -> Result<(), ConvertError> {
+        let largest = f16::MAX.to_f32();
+        let max = values.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+        if self.plan.ty != GgmlType::F16 || max <= largest {
+            return Ok(());
+        }
+        Err(ConvertError::Range {
+            tensor: self.plan.name.clone(),
+            ty: self.plan.ty,
+            value: max,
+            largest,
+        })
     }
 
     fn check(

@@ -238,6 +238,14 @@ impl Shape {
         })
     }
 
+    /// A vector of `n` elements, at least one.
+    pub fn row(n: u64) -> Self {
+        Self {
+            ne: [n.max(1), 1, 1, 1],
+            n_dims: 1,
+        }
+    }
+
     /// All four extents, padded with 1.
     pub fn ne(&self) -> [u64; MAX_DIMS] {
         self.ne

@@ -12,9 +12,11 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use error::PlanesError;
-pub use row::Codebook;
-pub(crate) use row::{Levels, encode_row};
+pub use error::{PlanesError, RowError};
+pub use row::{
+    BLOCK_BYTES, BLOCK_WEIGHTS, Codebook, Levels, PlaneRow, Scales, decode_row, encode_row,
+    row_bytes,
+};
 
 use crate::gguf::{GgmlType, Gguf, Metadata, TensorInfo};
 

@@ -1,3 +1,5 @@
+use half::f16;
+
 use super::*;
 
 fn sample() -> PlaneLayout {
@@ -11,17 +13,12 @@ fn sample() -> PlaneLayout {
 /// The worked example of the specification.
 #[test]
 fn a_row_is_two_planes_of_blocks() {
-    let levels = Levels::of(&sample().codebooks[&128]);
-    assert_eq!(
-        levels,
-        Levels {
-            c1: 0.09375,
-            c2: 0.03125
-        }
-    );
+    let levels = Levels::from_codebook(&sample().codebooks[&128]).unwrap();
     let codes: Vec<u8> = (0..256).map(|i| i as u8 % 4).collect();
-    let mut bytes = Vec::new();
-    encode_row(&codes, 2.0, levels, &mut bytes);
+    let mut bytes = vec![0; row_bytes(256)];
+    // Codes 0 1 2 3, the first in the lowest bits.
+    let packed = [0b1110_0100; 64];
+    encode_row(&packed, f16::from_f32(2.0), &levels, &mut bytes).unwrap();
     // 0.1875 and 0.0625 in F16; codes 0 1 2 3 have the high bits 0 0 1 1 and the low bits 0 1 0 1, lowest bit first.
     let plane = |scale: u16, byte: u8| [&scale.to_le_bytes()[..], &[byte; 16]].concat().repeat(2);
     assert_eq!(

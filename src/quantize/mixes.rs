@@ -366,7 +366,7 @@ impl<'a> Chooser<'a> {
 
 /// The type itself if rows of `row` weights are whole blocks of it, else the nearest with blocks of 32 as llama.cpp
 /// chooses, else F16.
-pub(super) fn fitting(wanted: GgmlType, row: u64) -> GgmlType {
+pub fn fitting(wanted: GgmlType, row: u64) -> GgmlType {
     let fits = |ty: T| row.is_multiple_of(ty.block_size());
     if fits(wanted) {
         return wanted;

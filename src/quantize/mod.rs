@@ -17,5 +17,6 @@ mod tests;
 
 pub use error::QuantizeError;
 pub use file_type::{FileType, Mix, UnknownFileType};
+pub use mixes::fitting;
 pub use overrides::{Override, OverrideError};
 pub use plan::{Planned, QuantizePlan, Reason, Request};

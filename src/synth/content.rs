@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use half::f16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -9,7 +10,7 @@ use rayon::prelude::*;
 use super::SynthError;
 use crate::ggml::quantize;
 use crate::gguf::{GgmlType, Writer};
-use crate::planes::{Codebook, Levels, encode_row};
+use crate::planes::{Codebook, Levels, encode_row, row_bytes};
 
 /// What a tensor holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +74,7 @@ impl Pools {
         wanted.dedup();
         let made = wanted.into_par_iter().map(|(ty, row, planes)| {
             let pool = if planes {
-                Pool::planes(row, seed)
+                Pool::planes(row, seed)?
             } else {
                 Pool::make(ty, row, seed)?
             };
@@ -110,29 +111,35 @@ impl Pool {
     }
 
     /// Rows of `row / 2` weights as planes: the nearest codes of near-normal weights, each row of norm 1.
-    fn planes(row: u64, seed: u64) -> Self {
+    fn planes(row: u64, seed: u64) -> Result<Self, SynthError> {
         let width = row / 2;
         let n_rows = (POOL_WEIGHTS / width).max(MIN_POOL_ROWS);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(1 << 62 | row);
         let codebook = codebook(width);
         let middle = (NORMAL_LEVELS.0 + NORMAL_LEVELS.1) / 2.0;
-        let mut rows = Vec::new();
-        for _ in 0..n_rows {
+        let levels = Levels::from_codebook(&codebook)?;
+        let size = row_bytes(width as usize);
+        let mut rows = vec![0; n_rows as usize * size];
+        for row in rows.chunks_exact_mut(size) {
             let code = |x: f32| u8::from(x >= -middle) + u8::from(x >= 0.0) + u8::from(x >= middle);
             let codes: Vec<u8> = (0..width)
                 .map(|_| code(near_normal(rng.random())))
                 .collect();
             let squares = codes.iter().map(|&c| codebook[usize::from(c)].powi(2));
             let norm = 1.0 / squares.sum::<f32>().sqrt();
-            encode_row(&codes, norm, Levels::of(&codebook), &mut rows);
+            let packed: Vec<u8> = codes
+                .chunks(4)
+                .map(|four| four.iter().rev().fold(0, |byte, code| byte << 2 | code))
+                .collect();
+            encode_row(&packed, f16::from_f32(norm), &levels, row)?;
         }
-        Self {
-            row_bytes: rows.len() / n_rows as usize,
+        Ok(Self {
+            row_bytes: size,
             n_parts: 2,
             block_bytes: GgmlType::Q1_0.type_size() as usize,
             rows,
-        }
+        })
     }
 
     /// Appends one of the pool's rows, turned by a whole number of blocks.

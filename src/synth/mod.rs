@@ -22,6 +22,7 @@ pub use plan::{Blueprint, Fallback};
 
 use crate::ggml::GgmlError;
 use crate::gguf::{GgmlType, GgufError, UnknownType};
+use crate::planes::RowError;
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -85,6 +86,9 @@ pub enum SynthError {
         /// Why.
         source: GgmlError,
     },
+    /// Random planes cannot be made.
+    #[error(transparent)]
+    Planes(#[from] RowError),
     /// The file cannot be written.
     #[error(transparent)]
     Gguf(#[from] GgufError),
@@ -98,6 +102,7 @@ impl SynthError {
             Self::Encode { .. } => Some(
                 "types that always work: F32, F16, BF16, Q8_0, Q4_0, IQ4_NL, Q4_K, Q6_K".into(),
             ),
+            Self::Planes(e) => e.hint(),
             Self::Gguf(e) => e.hint(),
         }
     }

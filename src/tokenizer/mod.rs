@@ -25,6 +25,7 @@ use std::sync::Arc;
 use crate::gguf::Metadata;
 
 pub use error::TokenizerError;
+pub use pre::names as pre_names;
 pub use special::SpecialIds;
 pub use stream::{StreamDecoder, Utf8Stream};
 pub use vocab::TokenType;

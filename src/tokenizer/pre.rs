@@ -91,6 +91,11 @@ impl PreRule {
     }
 }
 
+/// A name of every rule, as files state it.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|rule| rule.names[0])
+}
+
 /// Every pre-tokenizer this program knows.
 pub(super) const RULES: &[PreRule] = &[
     // Ling. The tokenizer's own form has possessive `?+` and `++`; what follows them can never match what they

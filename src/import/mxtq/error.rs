@@ -37,46 +37,9 @@ pub enum MxtqError {
         /// The norm.
         found: f32,
     },
-    /// The codebook does not have the form `-b, -a, a, b`.
-    #[error("expected a codebook of the form -b, -a, a, b with 0 < a < b, found {found:?}")]
-    Levels {
-        /// The codebook.
-        found: Vec<f32>,
-    },
-    /// A row that is not made of whole blocks.
-    #[error("a row of {found} weights is not made of blocks of {block}")]
-    Blocks {
-        /// Weights of a block.
-        block: usize,
-        /// Weights of the row.
-        found: usize,
-    },
-    /// A row of two planes has the wrong size.
-    #[error("expected {expected} bytes for a row of two planes, found {found}")]
-    PlaneBytes {
-        /// Bytes that the row takes.
-        expected: usize,
-        /// Bytes given.
-        found: usize,
-    },
-    /// The product of a norm and a level does not fit f16.
-    #[error("norm {norm} times level {level} is too large for f16")]
-    ScaleRange {
-        /// The norm of the row.
-        norm: f32,
-        /// The factor of the plane.
-        level: f64,
-    },
-    /// The blocks of one plane differ in scale.
-    #[error("block {block} has scale {found}, the first block of its plane {expected}")]
-    PlaneScale {
-        /// Index of the block in the row of two planes.
-        block: usize,
-        /// Scale of the plane's first block.
-        expected: f32,
-        /// Scale of this block.
-        found: f32,
-    },
+    /// A row cannot become planes.
+    #[error(transparent)]
+    Planes(#[from] crate::planes::RowError),
 }
 
 impl MxtqError {
@@ -85,9 +48,7 @@ impl MxtqError {
         match self {
             Self::Bits { .. } => Some("known widths are 1, 2, 3, 4 and 8 bits".to_owned()),
             Self::Norm { .. } => Some("the bundle is damaged; download it again".to_owned()),
-            Self::Levels { .. } | Self::Blocks { .. } | Self::ScaleRange { .. } => {
-                Some("these experts cannot become planes; choose another type for them".to_owned())
-            }
+            Self::Planes(e) => e.hint(),
             _ => None,
         }
     }

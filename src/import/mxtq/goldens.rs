@@ -6,8 +6,9 @@ use half::f16;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use super::{Bits, Codec, Levels, codebook, decode_row, encode_row, row_bytes, signs};
+use super::{Bits, Codec, codebook, signs};
 use crate::ggml::{DType, dequantize};
+use crate::planes::{Levels, decode_row, encode_row, row_bytes};
 
 const ROW_SEED: u64 = 42;
 

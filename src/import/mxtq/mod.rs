@@ -12,14 +12,10 @@ mod error;
 #[cfg(test)]
 mod goldens;
 mod pack;
-mod planes;
 mod rotation;
 
 pub use codebook::codebook;
 pub use codec::Codec;
 pub use error::MxtqError;
 pub use pack::{Bits, unpack};
-pub use planes::{
-    BLOCK_BYTES, BLOCK_WEIGHTS, Levels, PlaneRow, Scales, decode_row, encode_row, row_bytes,
-};
 pub use rotation::{hadamard, rotate, signs, unrotate};
