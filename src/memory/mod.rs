@@ -34,19 +34,37 @@ pub struct MemorySpec {
     pub constants: Vec<ConstantSpec>,
 }
 
-/// Attention rows of one layer.
+/// Attention rows of one layer: keys, values, or both in one.
 #[derive(Debug, Clone)]
 pub struct RowSpec {
     /// Name, such as `blk.7.latent`.
     pub name: String,
-    /// Elements of one token's row (MLA: latent and rotary key).
-    pub width: u64,
-    /// Leading elements that are the value.
-    pub value_width: u64,
-    /// Heads that look at the row.
+    /// Heads that a row holds, one after the other: 1 if all share it.
     pub n_head: u64,
+    /// Elements of one of them.
+    pub head_width: u64,
+    /// The attention that takes the rows for keys; `None` if they are values only.
+    pub read_by: Option<Reader>,
     /// Device that holds the layer.
     pub device: Device,
+}
+
+impl RowSpec {
+    /// Elements of one token's row.
+    pub fn width(&self) -> u64 {
+        self.n_head * self.head_width
+    }
+}
+
+/// What an attention makes of rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader {
+    /// Heads that look.
+    pub n_head: u64,
+    /// Width of a value.
+    pub value_width: u64,
+    /// Whether the value is the start of the key (MLA's latent); otherwise values are rows of their own.
+    pub value_in_row: bool,
 }
 
 /// A recurrent state, always F32.
@@ -174,16 +192,16 @@ pub enum MemoryError {
         /// Bytes this memory needs.
         expected: usize,
     },
-    /// A cache type whose blocks do not divide the rows.
+    /// A cache type whose blocks do not divide the heads of rows.
     #[error(
-        "cache type {ty} packs {block} values per block, which does not divide rows of {width}"
+        "cache type {ty} packs {block} values per block, which does not divide heads of {width}"
     )]
     RowType {
         /// The type asked for.
         ty: DType,
         /// Its block size.
         block: u64,
-        /// The model's row width.
+        /// Width of the model's heads.
         width: u64,
     },
     /// A token identifier outside the vocabulary.
@@ -255,18 +273,18 @@ impl Memory {
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for row in &spec.rows {
             let block = config.row_type.block_size();
-            if !row.width.is_multiple_of(block) {
+            if !row.head_width.is_multiple_of(block) {
                 return Err(MemoryError::RowType {
                     ty: config.row_type,
                     block,
-                    width: row.width,
+                    width: row.head_width,
                 });
             }
             let place = Placement::Alloc(row.device.buffer_type());
             let id = builder
-                .tensor(&row.name, config.row_type, &[row.width, n_rows], place)
+                .tensor(&row.name, config.row_type, &[row.width(), n_rows], place)
                 .map_err(GgmlError::from)?;
-            rows.insert(row.name.clone(), (id, row.width));
+            rows.insert(row.name.clone(), (id, row.width()));
         }
         for plane in &spec.planes {
             let place = Placement::Alloc(plane.device.buffer_type());
@@ -312,7 +330,7 @@ impl Memory {
         let n_rows = u64::from(config.rows_per_slot()).checked_mul(u64::from(config.n_seq))?;
         let n_planes = config.n_planes();
         let rows = spec.rows.iter().try_fold(0u64, |sum, r| {
-            sum.checked_add(config.row_type.row_bytes(r.width)?.checked_mul(n_rows)?)
+            sum.checked_add(config.row_type.row_bytes(r.width())?.checked_mul(n_rows)?)
         })?;
         spec.planes.iter().try_fold(rows, |sum, p| {
             sum.checked_add(p.width.checked_mul(4 * n_planes)?)

@@ -10,9 +10,9 @@ fn memory(n_seq: u32, n_ctx_seq: u32, n_snapshots: u32) -> Memory {
     let spec = MemorySpec {
         rows: vec![RowSpec {
             name: "rows".into(),
-            width: 4,
-            value_width: 4,
             n_head: 1,
+            head_width: 4,
+            read_by: None,
             device,
         }],
         planes: vec![PlaneSpec {

@@ -9,6 +9,8 @@ use crate::gguf::{Gguf, Metadata, Value};
 /// No model comes near these; a broken file might. They bound what a file can make us allocate.
 const MAX_LAYERS: u32 = 2048;
 const MAX_EXTENT: u32 = 1 << 24;
+const MAX_HEADS: u32 = 1024;
+const MAX_HEAD_WIDTH: u32 = 4096;
 
 /// Keys of one file under `<arch>.`.
 pub struct Keys<'a> {
@@ -94,6 +96,40 @@ impl<'a> Keys<'a> {
             .map_err(|e| self.metadata_error(e))?
             .unwrap_or(default);
         self.finite(key, value)
+    }
+
+    /// Epsilon of a norm, with a default or not.
+    pub fn epsilon(&self, key: &str, default: Option<f32>) -> Result<f32, LoadError> {
+        let eps = match default {
+            Some(default) => self.f32_or(key, default)?,
+            None => self.f32(key)?,
+        };
+        self.check((0.0..1.0).contains(&eps), key, "0 to 1", eps)?;
+        Ok(eps)
+    }
+
+    /// Attention heads.
+    pub fn head_count(&self) -> Result<u32, LoadError> {
+        let value = self.extent("attention.head_count")?;
+        self.bounded("attention.head_count", value, 1, MAX_HEADS)
+    }
+
+    /// Width of a head or of a part of one, bounded so that products of sizes stay small numbers.
+    pub fn head_width(&self, key: &str, default: u32) -> Result<u32, LoadError> {
+        let value = self.extent_or(key, default)?;
+        self.bounded(key, value, 1, MAX_HEAD_WIDTH)
+    }
+
+    /// `rope.dimension_count`: how much of a head of `head_dim` rotates.
+    pub fn rope_dims(&self, default: u32, head_dim: u32) -> Result<u32, LoadError> {
+        let n = self.extent_or("rope.dimension_count", default)?;
+        self.check(
+            n.is_multiple_of(2) && n <= head_dim,
+            "rope.dimension_count",
+            format!("an even number up to {head_dim}"),
+            n,
+        )?;
+        Ok(n)
     }
 
     /// A flag with a default.

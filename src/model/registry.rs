@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::LoadError;
-use super::arch::bailing_hybrid;
+use super::arch::{bailing_hybrid, bailingmoe2, deepseek2, llama, qwen2, qwen3, qwen3moe};
 use super::loader::Loader;
 use super::step::Step;
 use crate::ggml::{GraphError, Tensor};
@@ -11,7 +11,15 @@ use crate::gguf::Gguf;
 use crate::memory::MemorySpec;
 
 /// All architectures that run. One line each.
-pub const ARCHITECTURES: &[Architecture] = &[bailing_hybrid::ARCHITECTURE];
+pub const ARCHITECTURES: &[Architecture] = &[
+    bailing_hybrid::ARCHITECTURE,
+    bailingmoe2::ARCHITECTURE,
+    deepseek2::ARCHITECTURE,
+    llama::ARCHITECTURE,
+    qwen2::ARCHITECTURE,
+    qwen3::ARCHITECTURE,
+    qwen3moe::ARCHITECTURE,
+];
 
 /// Architectures people will try that do not run, with what they are.
 const KNOWN_OTHERS: &[(&str, &str)] = &[

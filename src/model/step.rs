@@ -6,7 +6,7 @@ use super::loader::{WeightId, Weights};
 use crate::ggml::{
     Builder, DType, Device, GgmlError, Graph, GraphError, Scheduler, Slot, Tensor, TensorId,
 };
-use crate::memory::{DraftFrom, Group, Memory, Plan, RowSpec};
+use crate::memory::{DraftFrom, Group, Memory, Plan, RowSpec, Run};
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,14 +17,21 @@ pub enum AttentionKernel {
     Unfused,
 }
 
-/// Whether a device has the fused kernel for rows of this shape, looked at `n_rows` at a time.
+/// Whether a device has the fused kernel for these keys, looked at `n_rows` at a time.
 pub fn supports_flash(device: Device, row: &RowSpec, row_type: DType, n_rows: u32) -> bool {
+    let Some(reader) = &row.read_by else {
+        return true;
+    };
     let probe = Graph::build::<_, GraphError>(PROBE_TENSORS, |g| {
         let n = u64::from(n_rows);
-        let q = g.input("q", DType::F32, &[row.width, 1, row.n_head, 1])?;
-        let k = g.input("k", row_type, &[row.width, n, 1, 1])?;
+        let q = g.input("q", DType::F32, &[row.head_width, 1, reader.n_head, 1])?;
+        let k = g.input("k", row_type, &[row.head_width, n, row.n_head, 1])?;
         let mask = g.input("mask", DType::F16, &[n, 1, 1, 1])?;
-        let v = g.columns(k, 0, row.value_width as i64)?;
+        let v = if reader.value_in_row {
+            g.columns(k, 0, reader.value_width as i64)?
+        } else {
+            g.input("v", row_type, &[reader.value_width, n, row.n_head, 1])?
+        };
         g.output("out", g.flash_attn(q, k, v, mask, 1.0)?);
         Ok(())
     });
@@ -33,6 +40,20 @@ pub fn supports_flash(device: Device, row: &RowSpec, row_type: DType, n_rows: u3
 
 /// Room for the graph that asks a device about its kernels.
 const PROBE_TENSORS: usize = 16;
+
+/// Largest F16.
+const F16_MAX: f32 = 65504.0;
+
+/// Part of attention rows: their first `n * width` elements, as heads.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads<'r> {
+    /// Name of the rows.
+    pub rows: &'r str,
+    /// Heads, one after the other.
+    pub n: i64,
+    /// Elements of a head.
+    pub width: i64,
+}
 
 /// Which causal mask an attention uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,25 +316,27 @@ impl<'g, 'a> Step<'g, 'a> {
         self.outputs.map(|ids| self.g.get_rows(x, ids)).transpose()
     }
 
-    /// Writes one row per token into attention memory.
+    /// Writes one row per token into attention memory: `x {width, tokens}`.
     pub fn store_rows(&self, rows: &str, x: Tensor<'g>) -> Result<()> {
+        // Rows outlive their sequence behind a mask, and 0 times NaN or infinity would shine through it.
+        let x = self.g.clamp(self.g.dense(x)?, -F16_MAX, F16_MAX)?;
         let written = self.g.set_rows(self.rows(rows)?, x, self.kv_rows)?;
         self.g.expand(written);
         Ok(())
     }
 
-    /// Attention over stored rows that hold key and, in their first `v_width` elements, value (MLA's latent).
+    /// Attention over stored rows.
     ///
-    /// `q` has axes (width, token, head) with any strides. Gives (v_width, token, head).
-    pub fn attend_latent(
+    /// `q` has axes (width, token, head) with any strides, and a multiple of the keys' heads: neighbours share one.
+    /// There are as many values as keys. Gives (value width, token, head).
+    pub fn attend(
         &self,
-        rows: &str,
         q: Tensor<'g>,
-        v_width: i64,
+        keys: Heads<'_>,
+        values: Heads<'_>,
         scale: f32,
         mask: Mask,
     ) -> Result<Tensor<'g>> {
-        let memory = self.rows(rows)?;
         let mut parts: Option<Tensor<'g>> = None;
         // Both kernels give contiguous parts; tokens are axis 2 of the fused one's and axis 1 of the other's.
         let axis = if self.kernel == AttentionKernel::Flash {
@@ -336,16 +359,10 @@ impl<'g, 'a> Step<'g, 'a> {
                     &[nb[1], nb[2], nb[1] * t as usize],
                     first * nb[1],
                 )?;
-                let slot = memory.nb()[1] * self.memory.config().rows_per_slot() as usize;
-                let k = self.g.view(
-                    memory,
-                    &[memory.ne()[0], i64::from(run.n_kv), 1, s],
-                    &[memory.nb()[1], slot, slot],
-                    run.first_slot as usize * slot,
-                )?;
+                let (k, v) = (self.heads(keys, run)?, self.heads(values, run)?);
                 let part = match self.kernel {
-                    AttentionKernel::Flash => self.flash(q, k, v_width, mask, scale)?,
-                    AttentionKernel::Unfused => self.unfused(q, k, v_width, mask, scale)?,
+                    AttentionKernel::Flash => self.flash(q, k, v, mask, scale)?,
+                    AttentionKernel::Unfused => self.unfused(q, k, v, mask, scale)?,
                 };
                 parts = Some(match parts {
                     None => part,
@@ -363,16 +380,35 @@ impl<'g, 'a> Step<'g, 'a> {
         }
     }
 
+    /// What a run looks at: (width, row, head, sequence).
+    fn heads(&self, heads: Heads<'_>, run: &Run) -> Result<Tensor<'g>> {
+        let memory = self.rows(heads.rows)?;
+        let row = memory.nb()[1];
+        let slot = row * self.memory.config().rows_per_slot() as usize;
+        let head = memory.dtype().row_bytes(heads.width as u64);
+        let head = head.map_or(usize::MAX, |bytes| bytes as usize);
+        self.g.view(
+            memory,
+            &[
+                heads.width,
+                i64::from(run.n_kv),
+                heads.n,
+                i64::from(run.n_seqs),
+            ],
+            &[row, if heads.n == 1 { slot } else { head }, slot],
+            run.first_slot as usize * slot,
+        )
+    }
+
     /// `{v_width, heads, tokens}`.
     fn flash(
         &self,
         q: Tensor<'g>,
         k: Tensor<'g>,
-        v_width: i64,
+        v: Tensor<'g>,
         mask: Tensor<'g>,
         scale: f32,
     ) -> Result<Tensor<'g>> {
-        let v = self.g.columns(k, 0, v_width)?;
         let out = self.g.flash_attn(q, k, v, mask, scale)?;
         let ne = out.ne();
         self.g.reshape(out, &[ne[0], ne[1], ne[2] * ne[3]])
@@ -383,24 +419,23 @@ impl<'g, 'a> Step<'g, 'a> {
         &self,
         q: Tensor<'g>,
         k: Tensor<'g>,
-        v_width: i64,
+        v: Tensor<'g>,
         mask: Tensor<'g>,
         scale: f32,
     ) -> Result<Tensor<'g>> {
         let [d, t, heads, s] = q.ne();
-        let n_kv = k.ne()[1];
-        // One key row serves every head: fold the heads into the columns, so that it is read once.
-        let q = self.g.reshape(self.g.dense(q)?, &[d, t * heads, 1, s])?;
+        let [_, n_kv, shared, _] = k.ne();
+        let v_width = v.ne()[0];
+        // One key serves several heads: fold them into the columns, so that it is read once.
+        let columns = t * heads / shared;
+        let q = self.g.reshape(self.g.dense(q)?, &[d, columns, shared, s])?;
         let scores = self
             .g
             .reshape(self.g.mul_mat(k, q)?, &[n_kv, t, heads, s])?;
         let weights = self.g.soft_max(scores, Some(mask), scale)?;
-        let v = self
-            .g
-            .cont(self.g.transpose(self.g.columns(k, 0, v_width)?)?)?;
-        let out = self
-            .g
-            .mul_mat(v, self.g.reshape(weights, &[n_kv, t * heads, 1, s])?)?;
+        let weights = self.g.reshape(weights, &[n_kv, columns, shared, s])?;
+        let v = self.g.cont(self.g.transpose(v)?)?;
+        let out = self.g.mul_mat(v, weights)?;
         let out = self.g.reshape(out, &[v_width, t, heads, s])?;
         if s == 1 {
             return Ok(out);
@@ -572,7 +607,7 @@ fn group_inputs<'g>(
 ) -> Result<GroupInputs<'g>> {
     let s = group.seqs.len() as u64;
     let mask = |name: &str| {
-        let shape = |run: &crate::memory::Run| {
+        let shape = |run: &Run| {
             [
                 u64::from(run.n_kv),
                 u64::from(group.n_tokens),

@@ -238,7 +238,7 @@ fn sizes(model: &Model, wishes: &Wishes) -> SizesReport {
         bytes_per_token: spec
             .rows
             .iter()
-            .filter_map(|r| wishes.row_type.row_bytes(r.width))
+            .filter_map(|r| wishes.row_type.row_bytes(r.width()))
             .sum(),
         bytes_per_sequence: spec.planes.iter().map(|p| p.width * 4).sum(),
     }

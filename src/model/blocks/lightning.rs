@@ -3,10 +3,11 @@
 //! `S_t = e^g S_{t-1} + k_t v_t^T`, `y_t = (q_t / sqrt(d))^T S_t`, the state including the current token; then an RMS
 //! norm over groups of channels, a sigmoid gate, and the output matrix.
 
+use super::decoder::Mixer;
 use crate::ggml::{DType, GraphError, Rope, Tensor};
 use crate::memory::{ConstantSpec, MemorySpec, PlaneSpec};
 use crate::model::loader::{Loader, Part, Role, WeightId};
-use crate::model::step::Step;
+use crate::model::step::{Mask, Step};
 
 /// `softplus(DT) = 1`: the scan applies softplus to its time step, this recurrence has none.
 const DT: f32 = 0.541_324_85;
@@ -105,9 +106,16 @@ impl Lightning {
             state,
         }
     }
+}
 
-    /// `x` is the normed layer input `{n_embd, tokens}`; gives what is added to the residual.
-    pub fn build<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
+impl Mixer for Lightning {
+    /// The state knows no masks: only trunks have such blocks.
+    fn build<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        x: Tensor<'g>,
+        _: Mask,
+    ) -> Result<Tensor<'g>, GraphError> {
         let (g, p, n) = (s.g(), &self.params, s.n_tokens());
         let (d, heads) = (i64::from(p.head_dim), i64::from(p.n_head));
         let qkv = s.linear(self.qkv, x)?;
@@ -148,6 +156,10 @@ impl Lightning {
         let y = g.mul(g.reshape(y, &[d * heads, n])?, s.weight(self.out_norm)?)?;
         let gate = g.sigmoid(s.linear(self.gate, x)?)?;
         s.linear(self.out, g.mul(y, gate)?)
+    }
+
+    fn remember<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<(), GraphError> {
+        self.build(s, x, Mask::Causal).map(drop)
     }
 }
 

@@ -2,13 +2,11 @@
 //!
 //! `score = (k_b^T q_nope | q_pe) . (c | k_pe)`, `out_h = v_b[h] (softmax . c)`; the row `c | k_pe` is what memory holds.
 
+use super::decoder::Mixer;
 use crate::ggml::{DType, GraphError, Rope, Tensor, quantize};
-use crate::memory::{MemorySpec, RowSpec};
+use crate::memory::{MemorySpec, Reader, RowSpec};
 use crate::model::loader::{Loader, Part, Role, WeightId};
-use crate::model::step::{Mask, Step};
-
-/// Largest F16.
-const F16_MAX: f32 = 65504.0;
+use crate::model::step::{Heads, Mask, Step};
 
 /// Sizes of an MLA layer.
 #[derive(Debug, Clone)]
@@ -116,9 +114,13 @@ impl Mla {
         let rows = format!("blk.{layer}.latent");
         memory.rows.push(RowSpec {
             name: rows.clone(),
-            width: kv_lora + rope,
-            value_width: kv_lora,
-            n_head: heads,
+            n_head: 1,
+            head_width: kv_lora + rope,
+            read_by: Some(Reader {
+                n_head: heads,
+                value_width: kv_lora,
+                value_in_row: true,
+            }),
             device: loader.device(part),
         });
         Self {
@@ -142,34 +144,16 @@ impl Mla {
             rows,
         }
     }
+}
 
-    /// Writes the tokens' rows. `x` is the normed layer input `{n_embd, tokens}`.
-    pub fn store<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<(), GraphError> {
-        let (g, p, n) = (s.g(), &self.params, s.n_tokens());
-        let (kv_lora, rope) = (i64::from(p.kv_lora), i64::from(p.rope_dim));
-        let kv = s.linear(self.kv_a, x)?;
-        let latent = s.norm(self.kv_a_norm, g.columns(kv, 0, kv_lora)?, p.eps)?;
-        let row = kv.nb()[1];
-        let k_pe = g.view(
-            kv,
-            &[rope, 1, n],
-            &[rope as usize * 4, row],
-            kv_lora as usize * 4,
-        )?;
-        let k_pe = g.rope(k_pe, s.positions(), None, &p.rope)?;
-        let row = g.concat(latent, g.reshape(k_pe, &[rope, n])?, 0)?;
-        // Rows outlive their sequence behind a mask, and 0 times NaN or infinity would shine through it.
-        s.store_rows(&self.rows, g.clamp(row, -F16_MAX, F16_MAX)?)
-    }
-
-    /// Attention of the tokens over their sequences' rows, [`Mla::store`] included; gives what is added to the residual.
-    pub fn build<'g>(
+impl Mixer for Mla {
+    fn build<'g>(
         &self,
         s: &Step<'g, '_>,
         x: Tensor<'g>,
         mask: Mask,
     ) -> Result<Tensor<'g>, GraphError> {
-        self.store(s, x)?;
+        self.remember(s, x)?;
         let (g, p, n) = (s.g(), &self.params, s.n_tokens());
         let (heads, nope, rope) = (
             i64::from(p.n_head),
@@ -187,12 +171,37 @@ impl Mla {
         let q_latent = self.per_head(s, self.k_b, g.columns(q, 0, nope)?)?;
         let q = g.concat(q_latent, g.permute(q_pe, [0, 2, 1, 3])?, 0)?;
 
-        let latent = s.attend_latent(&self.rows, q, i64::from(p.kv_lora), p.scale, mask)?;
+        let head = |width| Heads {
+            rows: &self.rows,
+            n: 1,
+            width,
+        };
+        let kv_lora = i64::from(p.kv_lora);
+        let latent = s.attend(q, head(kv_lora + rope), head(kv_lora), p.scale, mask)?;
         let out = self.per_head(s, self.v_b, g.permute(latent, [0, 2, 1, 3])?)?;
         let out = g.dense(g.permute(out, [0, 2, 1, 3])?)?;
         s.linear(self.out, g.reshape(out, &[i64::from(p.v_dim) * heads, n])?)
     }
 
+    fn remember<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<(), GraphError> {
+        let (g, p, n) = (s.g(), &self.params, s.n_tokens());
+        let (kv_lora, rope) = (i64::from(p.kv_lora), i64::from(p.rope_dim));
+        let kv = s.linear(self.kv_a, x)?;
+        let latent = s.norm(self.kv_a_norm, g.columns(kv, 0, kv_lora)?, p.eps)?;
+        let row = kv.nb()[1];
+        let k_pe = g.view(
+            kv,
+            &[rope, 1, n],
+            &[rope as usize * 4, row],
+            kv_lora as usize * 4,
+        )?;
+        let k_pe = g.rope(k_pe, s.positions(), None, &p.rope)?;
+        let row = g.concat(latent, g.reshape(k_pe, &[rope, n])?, 0)?;
+        s.store_rows(&self.rows, row)
+    }
+}
+
+impl Mla {
     /// Each head's matrix times its part of `x`, whose axes are (width, head, token); gives (width, token, head).
     fn per_head<'g>(
         &self,

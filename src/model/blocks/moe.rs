@@ -1,8 +1,11 @@
-//! Mixture of experts with a sigmoid router, groups of experts and a shared expert.
+//! Mixture of experts with a router, groups of experts and a shared expert.
 //!
-//! `s = sigmoid(W_r x)`; experts are chosen by `s + bias`, first the groups with the best two-expert sums, then the
-//! best experts within them; the weights are those of `s` without the bias, normalised and scaled.
+//! `s = sigmoid(W_r x)` or `softmax(W_r x)`; experts are chosen by `s + bias`, first the groups with the best two-expert
+//! sums, then the best experts within them; the weights are those of `s` without the bias, normalised and scaled.
 
+use std::fmt;
+
+use super::decoder::FeedForward;
 use super::experts::{ExpertInput, ExpertMatrix};
 use super::ffn::SwiGlu;
 use crate::ggml::{GraphError, Tensor};
@@ -14,6 +17,38 @@ const MIN_WEIGHT_SUM: f32 = 6.103_515_6e-5;
 
 /// Bound on selection scores: keeps NaN of a broken file out of the sort, whose order it would break.
 const SCORE_BOUND: f32 = 1e30;
+
+/// How a router turns its products into scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gating {
+    /// Over all experts.
+    Softmax,
+    /// Each expert by itself.
+    Sigmoid,
+}
+
+impl Gating {
+    /// Its number in `expert_gating_func`.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Softmax => 1,
+            Self::Sigmoid => 2,
+        }
+    }
+
+    /// What a number in `expert_gating_func` stands for, if it is known.
+    pub fn from_number(number: u32) -> Option<Self> {
+        [Self::Softmax, Self::Sigmoid]
+            .into_iter()
+            .find(|g| g.number() == number)
+    }
+}
+
+impl fmt::Display for Gating {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.number())
+    }
+}
 
 /// Sizes and rules of an MoE layer.
 #[derive(Debug, Clone)]
@@ -30,6 +65,8 @@ pub struct MoeParams {
     pub n_group: u32,
     /// Groups a token may choose from.
     pub n_group_used: u32,
+    /// How the router scores.
+    pub gating: Gating,
     /// Whether chosen weights are divided by their sum.
     pub normalise: bool,
     /// Factor on the weights.
@@ -85,12 +122,17 @@ impl Moe {
                 .map(|n| SwiGlu::load(loader, layer, "_shexp", n_embd, u64::from(n))),
         }
     }
+}
 
-    /// `x` is the normed layer input `{n_embd, tokens}`; gives what is added to the residual.
-    pub fn build<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
+impl FeedForward for Moe {
+    fn build<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
         let (g, p) = (s.g(), &self.params);
         let (n_embd, n_used, n) = (i64::from(p.n_embd), i64::from(p.n_used), x.ne()[1]);
-        let probs = g.sigmoid(s.linear(self.router, x)?)?;
+        let scores = s.linear(self.router, x)?;
+        let probs = match p.gating {
+            Gating::Sigmoid => g.sigmoid(scores)?,
+            Gating::Softmax => g.soft_max(scores, None, 1.0)?,
+        };
         let chosen = self.choose(s, probs)?;
         let weights = self.weigh(s, probs, chosen)?;
 
@@ -114,7 +156,9 @@ impl Moe {
             None => g.dense(sum),
         }
     }
+}
 
+impl Moe {
     /// The experts of each token: I32 `{n_used, tokens}`.
     fn choose<'g>(&self, s: &Step<'g, '_>, probs: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
         let (g, p) = (s.g(), &self.params);

@@ -29,12 +29,15 @@ pub fn rope_from_keys(
         freq_base,
         freq_scale: 1.0,
         ext_factor: 0.0,
-        attn_factor: 1.0,
+        attn_factor: keys.f32_or("rope.scaling.attn_factor", 1.0)?,
         beta_fast: keys.f32_or("rope.scaling.yarn_beta_fast", YARN_BETA_FAST)?,
         beta_slow: keys.f32_or("rope.scaling.yarn_beta_slow", YARN_BETA_SLOW)?,
     };
-    let scaling = keys.str("rope.scaling.type")?.unwrap_or("none");
-    let factor = keys.f32_or("rope.scaling.factor", 1.0)?;
+    // Files from before there were types scale linearly, by a key of another name.
+    let scaling = keys.str("rope.scaling.type")?.unwrap_or("linear");
+    let old = keys.f32_or("rope.scale_linear", 1.0)?;
+    let factor = keys.f32_or("rope.scaling.factor", old)?;
+    let factor = if factor == 0.0 { 1.0 } else { factor };
     keys.check(
         (1e-3..1e6).contains(&factor),
         "rope.scaling.factor",
@@ -54,9 +57,21 @@ pub fn rope_from_keys(
             )?;
             rope.freq_scale = 1.0 / factor;
             rope.ext_factor = 1.0;
-            rope.attn_factor = keys.f32_or("rope.scaling.attn_factor", 1.0)?;
         }
         other => return Err(keys.value("rope.scaling.type", "none, linear or yarn", other)),
     }
     Ok(rope)
+}
+
+/// `rope.scaling.yarn_log_multiplier` (mscale_all_dim): YaRN's magnitude moves from the rotated part of a head to the
+/// whole score. Gives the factor on scores, or `None` without YaRN or multiplier.
+pub fn magnitude_on_scores(keys: &Keys<'_>, rope: &mut Rope) -> Result<Option<f32>, LoadError> {
+    let multiplier = keys.f32_or("rope.scaling.yarn_log_multiplier", 0.0)?;
+    if rope.ext_factor == 0.0 || multiplier == 0.0 {
+        return Ok(None);
+    }
+    let stretch = (1.0 / rope.freq_scale).ln();
+    let factor = (rope.attn_factor * (1.0 + multiplier * stretch)).powi(2);
+    rope.attn_factor /= 1.0 + 0.1 * stretch;
+    Ok(Some(factor))
 }
