@@ -175,8 +175,8 @@ const KEYS: &[Case] = &[
         &["rope.scaling.factor"],
     ),
     (
-        "experts that weigh nothing",
-        |d| d.set("expert_weights_scale", 0f32),
+        "experts that weigh next to nothing",
+        |d| d.set("expert_weights_scale", 1e-6f32),
         &["expert_weights_scale"],
     ),
     (
@@ -278,9 +278,9 @@ const KEYS: &[Case] = &[
 
 const ARCHITECTURES: &[Case] = &[
     (
-        "a llama",
-        |d| drop(d.metadata.insert("general.architecture", "llama")),
-        &["`llama` is not supported"],
+        "a falcon",
+        |d| drop(d.metadata.insert("general.architecture", "falcon")),
+        &["`falcon` is not supported", "these run", "llama, qwen2"],
     ),
     (
         "the sibling",

@@ -1,0 +1,66 @@
+//! Writes random models of the common architectures, for comparison with other runtimes.
+//!
+//! `random-model list [ARCH]` names what there is, `random-model ARCH SHAPE TYPE FILE` writes one.
+
+#[path = "../tests/common/random_model.rs"]
+mod random_model;
+#[path = "../tests/common/random_shapes.rs"]
+mod random_shapes;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use oxling::gguf::GgmlType;
+use random_model::RandomModel;
+
+const USAGE: &str = "usage: random-model list [ARCH] | random-model ARCH SHAPE TYPE FILE";
+
+/// All shapes of an architecture, the wide one last.
+fn shapes(arch: &'static str) -> Vec<RandomModel> {
+    let mut all = random_shapes::shapes(arch);
+    all.extend(random_shapes::wide(arch));
+    all
+}
+
+fn run(args: &[&str]) -> Result<(), String> {
+    let architectures = random_shapes::ARCHITECTURES;
+    match args {
+        ["list", wanted @ ..] => {
+            let wanted = |arch: &&str| wanted.is_empty() || wanted.contains(arch);
+            for arch in architectures.into_iter().filter(wanted) {
+                for shape in shapes(arch) {
+                    println!("{arch} {}", shape.name);
+                }
+            }
+            Ok(())
+        }
+        [arch, shape, ty, file] => {
+            let arch = architectures.into_iter().find(|a| a == arch);
+            let models = shapes(arch.ok_or("no random models of this architecture")?);
+            let mut model = models
+                .into_iter()
+                .find(|m| m.name == *shape)
+                .ok_or("no such shape")?;
+            model.weight_type = GgmlType::ALL
+                .iter()
+                .copied()
+                .find(|t| t.name().eq_ignore_ascii_case(ty))
+                .ok_or("no such type")?;
+            model.write(Path::new(file));
+            Ok(())
+        }
+        _ => Err(USAGE.to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
