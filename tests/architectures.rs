@@ -114,7 +114,7 @@ fn check_together(hp: &RandomModel, expected: &plain_decoder::Expected, engine: 
 
 fn every_shape_equals_the_plain_network(arch: &'static str) {
     for hp in random_shapes::shapes(arch) {
-        let expected = plain_decoder::forward(&hp, &hp.weights(), &TOKENS);
+        let expected = plain_decoder::forward(&hp, &TOKENS);
         let model = load(&hp);
         for kernel in [FlashAttention::Off, FlashAttention::On] {
             let mut one = engine(&model, kernel, 1);

@@ -19,20 +19,25 @@ struct Net<'a> {
 }
 
 /// The network over `tokens`.
-pub fn forward(hp: &RandomModel, weights: &BTreeMap<String, Vec<f32>>, tokens: &[u32]) -> Expected {
-    let mut net = Net {
-        hp,
-        w: weights,
-        layer: 0,
+pub fn forward(hp: &RandomModel, tokens: &[u32]) -> Expected {
+    let values = |(name, shape): (String, Vec<usize>)| {
+        let values = hp.values(&name, &shape);
+        (name, values)
     };
+    let weights: BTreeMap<String, Vec<f32>> = hp.shapes().into_iter().map(values).collect();
+    let at = |layer: usize| Net {
+        hp,
+        w: &weights,
+        layer,
+    };
+    let net = at(0);
     let embedded: Vec<Vec<f64>> = tokens
         .iter()
         .map(|&t| net.row("token_embd.weight", t as usize, hp.n_embd))
         .collect();
     let mut x = embedded.clone();
     for layer in 0..hp.n_layer {
-        net.layer = layer;
-        x = net.block(x, 0);
+        x = at(layer).block(x, 0);
     }
     let hidden: Vec<Vec<f64>> = x
         .iter()
@@ -47,11 +52,7 @@ pub fn forward(hp: &RandomModel, weights: &BTreeMap<String, Vec<f32>>, tokens: &
     let trunk = hidden.iter().map(logits).collect();
     let mut mtp = Vec::new();
     if hp.mtp {
-        let head = Net {
-            hp,
-            w: weights,
-            layer: hp.n_layer,
-        };
+        let head = at(hp.n_layer);
         let pairs = (1..tokens.len()).map(|t| {
             let mut pair = head.norm(&head.name("nextn.enorm.weight"), &embedded[t]);
             pair.extend(head.norm(&head.name("nextn.hnorm.weight"), &hidden[t - 1]));

@@ -1,6 +1,5 @@
 //! Random models of the common architectures, of any shape, in files that llama.cpp reads too.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use oxling::gguf::{GgmlType, Metadata, Shape, TensorPlan, Writer, WriterOptions};
@@ -313,17 +312,6 @@ impl RandomModel {
         };
         let count = shape.iter().product();
         (0..count).map(|_| centre + spread * uniform()).collect()
-    }
-
-    /// Random values of every tensor.
-    pub fn weights(&self) -> BTreeMap<String, Vec<f32>> {
-        self.shapes()
-            .into_iter()
-            .map(|(name, shape)| {
-                let values = self.values(&name, &shape);
-                (name, values)
-            })
-            .collect()
     }
 
     /// Keys as llama.cpp's converter writes them, and a byte-level vocabulary.
