@@ -166,3 +166,17 @@ fn every_architecture_has_a_tiny_test() {
         assert!(random_shapes::wide(name).is_none_or(|m| m.arch == name));
     }
 }
+
+#[test]
+fn an_unknown_architecture_hears_what_runs() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("falcon.gguf");
+    RandomModel::tiny("falcon").write(&path);
+    let error = Model::open(&path, &LoadOptions::default(), &mut |_, _| {});
+    let error = error.expect_err("no such architecture");
+    assert!(error.to_string().contains("`falcon`"), "{error}");
+    let hint = error.hint().expect("a way out");
+    for architecture in ARCHITECTURES {
+        assert!(hint.contains(architecture.name), "{hint}");
+    }
+}

@@ -280,7 +280,7 @@ const ARCHITECTURES: &[Case] = &[
     (
         "a falcon",
         |d| drop(d.metadata.insert("general.architecture", "falcon")),
-        &["`falcon` is not supported", "these run", "llama, qwen2"],
+        &["`falcon` is not supported"],
     ),
     (
         "the sibling",
