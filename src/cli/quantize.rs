@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 use oxling::convert::{Control, ConvertError, ConvertOptions, Progress};
 use oxling::gguf::{GgmlType, Gguf};
@@ -15,6 +15,7 @@ use oxling::imatrix::ImportanceMatrix;
 use oxling::quantize::{Override, QuantizeError, QuantizePlan, Request};
 
 use super::interrupt::{EXIT_CODE, Interrupt};
+use super::model_args::read_text;
 use super::progress::tensor_bar;
 use super::sizes::parse_size;
 use super::table::human_bytes;
@@ -42,9 +43,23 @@ pub struct QuantizeArgs {
     /// Importance matrix, of `oxling imatrix` or llama-imatrix in either of its forms.
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
+    /// Use the importances of these tensors only, by parts of their names; may be given several times.
+    #[arg(long, value_name = "PART", requires = "imatrix")]
+    include_weights: Vec<String>,
+    /// Use no importances for these tensors, by parts of their names; may be given several times.
+    #[arg(
+        long,
+        value_name = "PART",
+        requires = "imatrix",
+        conflicts_with = "include_weights"
+    )]
+    exclude_weights: Vec<String>,
     /// Type of the tensors whose names match a regular expression; may be given several times, the first match counts.
     #[arg(long, value_name = "REGEX=TYPE")]
     tensor_type: Vec<Override>,
+    /// File of REGEX=TYPE, one after the other; --tensor-type goes before it.
+    #[arg(long, value_name = "FILE")]
+    tensor_type_file: Option<PathBuf>,
     /// Type of the output matrix.
     #[arg(long, value_name = "TYPE")]
     output_tensor_type: Option<GgmlType>,
@@ -78,11 +93,10 @@ pub struct QuantizeArgs {
 pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
     let target = target::Target::parse(&args.target)?;
     let gguf = Gguf::open(&target.input)?;
-    let imatrix = args.imatrix.as_deref().map(ImportanceMatrix::open);
-    let imatrix = imatrix.transpose()?;
+    let imatrix = importances(args)?;
     let request = Request {
         file_type: target.file_type,
-        overrides: args.tensor_type.clone(),
+        overrides: overrides(args)?,
         output_ty: args.output_tensor_type,
         embedding_ty: args.token_embedding_type,
         pure: args.pure,
@@ -114,6 +128,32 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
         }
         Err(e) => Err(e.into()),
     }
+}
+
+/// The importance matrix, as far as it is wanted.
+fn importances(args: &QuantizeArgs) -> Result<Option<ImportanceMatrix>> {
+    let Some(path) = &args.imatrix else {
+        return Ok(None);
+    };
+    let mut imatrix = ImportanceMatrix::open(path)?;
+    let named = |parts: &[String], name: &str| parts.iter().any(|part| name.contains(part));
+    imatrix.retain(|name| {
+        (args.include_weights.is_empty() || named(&args.include_weights, name))
+            && !named(&args.exclude_weights, name)
+    });
+    Ok(Some(imatrix))
+}
+
+/// Types by pattern, in the order in which they count.
+fn overrides(args: &QuantizeArgs) -> Result<Vec<Override>> {
+    let mut all = args.tensor_type.clone();
+    if let Some(path) = &args.tensor_type_file {
+        for item in read_text(path)?.split_whitespace() {
+            let one = item.parse();
+            all.push(one.with_context(|| format!("{}: {item}", path.display()))?);
+        }
+    }
+    Ok(all)
 }
 
 /// Writes with a progress bar, until Ctrl-C.

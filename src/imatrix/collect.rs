@@ -294,3 +294,117 @@ impl Observe for Collector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ggml::{
+        DType, Device, Graph, GraphError, Placement, Scheduler, Slot, Store, StoreBuilder, TensorId,
+    };
+
+    const WIDTH: usize = 4;
+    const TOKENS: usize = 3;
+    /// Two experts for each token; expert 2 is never chosen.
+    const CHOSEN: [[i32; 2]; TOKENS] = [[1, 3], [0, 1], [3, 1]];
+
+    /// Whole numbers, so that sums are exact.
+    fn number(i: usize) -> f32 {
+        (i * 5 % 7) as f32 - 3.0
+    }
+
+    fn numbers(n: usize, from: usize) -> Vec<f32> {
+        (from..from + n).map(number).collect()
+    }
+
+    /// Weights called `blk.0.NAME.weight`.
+    fn store(shapes: &[(&str, &[u64])]) -> (Arc<Store>, Vec<TensorId>) {
+        let mut builder = StoreBuilder::new(shapes.len(), false).unwrap();
+        let place = Placement::Alloc(Device::cpu().unwrap().buffer_type());
+        let tensor = |(name, shape): &(&str, &[u64])| {
+            let name = format!("blk.0.{name}.weight");
+            builder.tensor(&name, DType::F32, shape, place).unwrap()
+        };
+        let ids: Vec<TensorId> = shapes.iter().map(tensor).collect();
+        let store = builder.build().unwrap();
+        for id in &ids {
+            let bytes = vec![0; store.bytes_of(*id).unwrap()];
+            store.write(*id, 0, &bytes).unwrap();
+        }
+        (store, ids)
+    }
+
+    /// Multiplies everything with everything it fits, and gives what the collector saw.
+    fn measured(passes: usize) -> ImportanceMatrix {
+        let shapes: [(&str, &[u64]); 4] = [
+            ("dense", &[4, 2]),
+            ("stack", &[4, 2, 2]),
+            ("experts", &[4, 2, 4]),
+            ("unwanted", &[4, 2]),
+        ];
+        let (store, ids) = store(&shapes);
+        let (mut graph, (slots, chosen)) = Graph::build::<_, GraphError>(64, |g| {
+            let weight = |i: usize| g.stored(&store, ids[i]);
+            let rows = g.input("rows", DType::F32, &[4, 3])?;
+            let by_matrix = g.input("by matrix", DType::F32, &[4, 3, 2])?;
+            let by_slot = g.input("by slot", DType::F32, &[4, 2, 3])?;
+            let chosen = g.index_input("chosen", DType::I32, &[2, 3], 4)?;
+            g.output("a", g.mul_mat(weight(0)?, rows)?);
+            g.output("b", g.mul_mat(weight(1)?, by_matrix)?);
+            g.output("c", g.mul_mat_id(weight(2)?, by_slot, chosen)?);
+            g.output("d", g.mul_mat(weight(3)?, rows)?);
+            let slots: Vec<Slot> = [rows, by_matrix, by_slot].map(|t| g.keep(t)).into();
+            Ok((slots, g.keep(chosen)))
+        })
+        .unwrap();
+        let wanted = ["dense", "stack", "experts"].map(|name| format!("blk.0.{name}.weight"));
+        let sums = Arc::new(Mutex::new(Collector {
+            wanted: wanted.into(),
+            running: BTreeMap::new(),
+            part: Vec::new(),
+        }));
+        let mut sched = Scheduler::new(&[Device::cpu().unwrap()], 256).unwrap();
+        sched.set_n_threads(1);
+        sched.set_observer(Some(sums.clone()));
+        sched.allocate(&mut graph).unwrap();
+        for _ in 0..passes {
+            for (slot, n) in slots.iter().zip([12, 24, 24]) {
+                sched.set(&graph, *slot, &numbers(n, n)).unwrap();
+            }
+            sched.set(&graph, chosen, CHOSEN.as_flattened()).unwrap();
+            sched.compute(&graph).unwrap();
+        }
+        sched.set_observer(None);
+        locked(&sums).matrix(512).unwrap()
+    }
+
+    fn squares(rows: impl Iterator<Item = usize>, from: usize) -> Vec<f32> {
+        let mut sums = vec![0.0; WIDTH];
+        for row in rows {
+            for (column, sum) in sums.iter_mut().enumerate() {
+                *sum += number(from + row * WIDTH + column).powi(2);
+            }
+        }
+        sums
+    }
+
+    #[test]
+    fn sums_are_those_of_a_plain_loop() {
+        let (once, twice) = (measured(1), measured(2));
+        assert_eq!(once.len(), 3);
+        let of = |matrix: &ImportanceMatrix, name: &str| {
+            let entry = matrix.entry(&format!("blk.0.{name}.weight")).unwrap();
+            (entry.sums().to_vec(), entry.counts().to_vec())
+        };
+        assert_eq!(of(&once, "dense"), (squares(0..3, 12), vec![3]));
+        let stack = [squares(0..3, 24), squares(3..6, 24)].concat();
+        assert_eq!(of(&once, "stack"), (stack, vec![3]));
+        let rows_of = |expert: i32| {
+            let flat = CHOSEN.as_flattened().to_vec().into_iter().enumerate();
+            flat.filter(move |(_, e)| *e == expert).map(|(row, _)| row)
+        };
+        let experts: Vec<f32> = (0..4).flat_map(|e| squares(rows_of(e), 24)).collect();
+        assert_eq!(of(&once, "experts"), (experts.clone(), vec![1, 3, 0, 2]));
+        let doubled = experts.iter().map(|s| 2.0 * s).collect();
+        assert_eq!(of(&twice, "experts"), (doubled, vec![2, 6, 0, 4]));
+    }
+}

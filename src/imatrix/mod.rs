@@ -160,6 +160,11 @@ impl ImportanceMatrix {
             .map(|(name, entry)| (name.as_str(), entry))
     }
 
+    /// Drops the tensors that are not wanted.
+    pub fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.entries.retain(|name, _| wanted(name));
+    }
+
     /// Sets what was measured for a tensor.
     pub fn insert(&mut self, tensor: &str, entry: Entry) {
         self.entries.insert(tensor.to_owned(), entry);

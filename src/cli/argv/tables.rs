@@ -140,6 +140,12 @@ pub const NOT_YET: &[(&[&str], &str)] = &[
         PLAIN,
     ),
     (
+        &["keep-split"],
+        "--split-max-size SIZE writes parts of at most that size",
+    ),
+    (&["max-buffer-size"], "memory stays small for any model"),
+    (&["prune-layers"], PLAIN),
+    (
         &["reasoning-budget*", "reasoning-preserve"],
         "-rea off turns thinking off",
     ),
