@@ -17,7 +17,7 @@ use oxling::ggml::dequantize;
 use oxling::gguf::{GgmlType, Gguf, TensorInfo};
 use oxling::import::mxtq::{self, Bits, Codec};
 use oxling::import::source::Checkpoint;
-use oxling::import::{ExpertForm, Import, Policy};
+use oxling::import::{Import, Policy};
 use oxling::memory::{SeqId, Work};
 use oxling::model::{LoadOptions, Model};
 use oxling::planes;
@@ -324,9 +324,13 @@ fn mixed_widths_of_code_get_planes_where_they_can() {
         ..bundle::Dims::tiny()
     };
     bundle::synthetic(&source, &dims).unwrap();
-    for experts in [None, Some(ExpertForm::Planes)] {
+    for (text, down) in [
+        ("", GgmlType::IQ4_NL),
+        ("planes", GgmlType::IQ4_NL),
+        ("planes,down=Q8_0", GgmlType::Q8_0),
+    ] {
         let policy = Policy {
-            experts,
+            experts: text.parse().unwrap_or_default(),
             ..Policy::default()
         };
         let gguf = write(&source, &folder.path().join("m.gguf"), policy);
@@ -337,7 +341,7 @@ fn mixed_widths_of_code_get_planes_where_they_can() {
         };
         assert_eq!(
             [ty("gate"), ty("up"), ty("down")],
-            [GgmlType::Q1_0, GgmlType::Q1_0, GgmlType::IQ4_NL]
+            [GgmlType::Q1_0, GgmlType::Q1_0, down]
         );
         Model::load(Arc::new(gguf), &LoadOptions::default(), &mut |_, _| {}).expect("loads");
     }

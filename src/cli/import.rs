@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use oxling::convert::{Control, ConvertError, ConvertOptions, Progress};
 use oxling::gguf::{GgmlType, Gguf};
-use oxling::import::{ClassError, ExpertForm, Import, ImportError, PlanLine, Policy};
+use oxling::import::{ClassError, Experts, Import, ImportError, PlanLine, Policy};
 use serde::Serialize;
 
 use super::interrupt::{EXIT_CODE, Interrupt};
@@ -43,9 +43,10 @@ pub struct ImportArgs {
     /// File to write.
     #[arg(value_name = "OUT.gguf", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
-    /// Routed experts: planes, or a type such as IQ4_NL, Q2_K, Q4_K, Q8_0, F16. Default: planes for 2-bit bundles.
-    #[arg(long, value_name = "planes|TYPE", value_parser = parse_experts)]
-    experts: Option<ExpertForm>,
+    /// Routed experts: planes, or a type such as IQ4_NL, Q2_K, Q4_K, Q8_0, F16; for one matrix of the three:
+    /// planes,down=Q8_0. Default: planes for 2-bit codes, IQ4_NL for 3 and 4 bits.
+    #[arg(long, value_name = "planes|TYPE")]
+    experts: Option<Experts>,
     /// All other matrices: F16 for exactness, Q8_0, Q6_K, Q5_K, IQ4_NL ... Default: Q8_0 for 8-bit affine.
     #[arg(long, value_name = "TYPE")]
     dense: Option<GgmlType>,
@@ -116,7 +117,7 @@ pub fn run(args: &ImportArgs) -> Result<ExitCode> {
     let policy = Policy {
         outtype: args.outtype,
         dense: args.dense,
-        experts: args.experts,
+        experts: args.experts.unwrap_or_default(),
         embedding: args.token_embedding_type,
         output: args.output_tensor_type,
     };
@@ -301,13 +302,4 @@ impl ErrorReport {
             worst_at: e.worst_at.clone(),
         }
     }
-}
-
-fn parse_experts(text: &str) -> Result<ExpertForm, String> {
-    if text.eq_ignore_ascii_case("planes") {
-        return Ok(ExpertForm::Planes);
-    }
-    text.parse()
-        .map(ExpertForm::Type)
-        .map_err(|_| "expected planes, or a type such as IQ4_NL, Q2_K, Q4_K, Q8_0, F16".to_owned())
 }

@@ -37,7 +37,7 @@ use crate::planes::{self, PlaneLayout};
 use crate::quantize::FileType;
 
 pub use error::ImportError;
-pub use policy::{ExpertForm, Policy};
+pub use policy::{ExpertForm, Experts, Policy};
 pub use verify::{ClassError, Verification};
 pub use wanted::{Class, Projection};
 
@@ -272,19 +272,17 @@ fn has_router_bias(config: &Config<'_>) -> Result<bool, ImportError> {
 
 /// Asking for planes where nothing can have them is a mistake to hear of.
 fn refuse_no_planes(policy: &Policy, planned: &[Planned]) -> Result<(), ImportError> {
-    if policy.experts != Some(ExpertForm::Planes) || plan::planes(planned).next().is_some() {
-        return Ok(());
-    }
-    let expert = planned
-        .iter()
-        .find(|p| matches!(p.wanted.class, Class::Expert(_)));
-    match expert {
-        None => Ok(()),
-        Some(p) => Err(ImportError::Planes {
+    let asked = |p: &&Planned| match p.wanted.class {
+        Class::Expert(projection) => policy.experts.of(projection) == Some(ExpertForm::Planes),
+        _ => false,
+    };
+    match planned.iter().find(asked) {
+        Some(p) if plan::planes(planned).next().is_none() => Err(ImportError::Planes {
             tensor: p.wanted.name.clone(),
             expected: "2-bit MXTQ codes in rows of a power of two, at least 128",
             found: p.from(),
         }),
+        _ => Ok(()),
     }
 }
 

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::str::FromStr;
+
 use super::ImportError;
 use super::sources::as_q4_0;
-use super::wanted::{Class, Wanted};
+use super::wanted::{Class, Projection, Wanted};
 use super::weights::Weight;
 use crate::ggml;
 use crate::gguf::GgmlType;
@@ -20,6 +22,64 @@ pub enum ExpertForm {
     Type(GgmlType),
 }
 
+/// How each of an expert's matrices is stored; what is unset follows from the checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Experts {
+    /// Gate matrices.
+    pub gate: Option<ExpertForm>,
+    /// Up matrices.
+    pub up: Option<ExpertForm>,
+    /// Down matrices.
+    pub down: Option<ExpertForm>,
+}
+
+impl Experts {
+    /// The same for all three.
+    pub fn all(form: ExpertForm) -> Self {
+        Self {
+            gate: Some(form),
+            up: Some(form),
+            down: Some(form),
+        }
+    }
+
+    /// Of one matrix.
+    pub fn of(&self, projection: Projection) -> Option<ExpertForm> {
+        match projection {
+            Projection::Gate => self.gate,
+            Projection::Up => self.up,
+            Projection::Down => self.down,
+        }
+    }
+}
+
+/// `planes`, a type, or one of them for a matrix: `planes`, `IQ4_NL`, `planes,down=Q8_0`.
+impl FromStr for Experts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut experts = Self::default();
+        for part in text.split(',') {
+            let (which, form) = part.split_once('=').unwrap_or(("", part));
+            let form = match form.trim() {
+                form if form.eq_ignore_ascii_case("planes") => ExpertForm::Planes,
+                form => ExpertForm::Type(form.parse().map_err(|_| UNKNOWN_FORM.to_owned())?),
+            };
+            match which.trim() {
+                "" => experts = Self::all(form),
+                "gate" => experts.gate = Some(form),
+                "up" => experts.up = Some(form),
+                "down" => experts.down = Some(form),
+                _ => return Err(UNKNOWN_FORM.to_owned()),
+            }
+        }
+        Ok(experts)
+    }
+}
+
+const UNKNOWN_FORM: &str = "expected planes, or a type such as IQ4_NL, Q2_K, Q4_K, Q8_0, F16; \
+     for one matrix of the three: planes,down=Q8_0";
+
 /// Types the user asked for; what is unset follows from the checkpoint.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Policy {
@@ -28,7 +88,7 @@ pub struct Policy {
     /// Matrices other than routed experts.
     pub dense: Option<GgmlType>,
     /// Routed experts.
-    pub experts: Option<ExpertForm>,
+    pub experts: Experts,
     /// Token embedding.
     pub embedding: Option<GgmlType>,
     /// Output matrix.
@@ -56,7 +116,7 @@ impl Policy {
             return Ok(Form::Values(GgmlType::F32));
         }
         let asked = match wanted.class {
-            Class::Expert(_) => match self.experts {
+            Class::Expert(projection) => match self.experts.of(projection) {
                 Some(ExpertForm::Planes) => {
                     return match first {
                         // A mixed bundle has planes where it can.
