@@ -223,7 +223,8 @@ pub(super) fn open_shard(path: &Path) -> Result<Shard, GgufError> {
     })
 }
 
-fn describe(kind: FileType) -> &'static str {
+/// What a path leads to, if not to a regular file.
+pub(super) fn describe(kind: FileType) -> &'static str {
     #[cfg(unix)]
     {
         use std::os::unix::fs::FileTypeExt;

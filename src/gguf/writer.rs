@@ -7,9 +7,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::error::{A_DIRECTORY, Field, GgufError};
+use super::error::{Field, GgufError};
 use super::metadata::Metadata;
 use super::plan::{FilePlan, TensorPlan, WriterOptions, lay_out};
+use super::reader::describe;
 use super::types::TensorInfo;
 use crate::positioned::PositionedFile;
 
@@ -227,10 +228,12 @@ impl Output {
             header,
             bytes,
         } = plan;
-        if target.is_dir() {
+        // The rename at the end would put a file in the place of a folder, a device or a pipe.
+        let there = fs::metadata(&target).ok().filter(|a| !a.is_file());
+        if let Some(attributes) = there {
             return Err(GgufError::NotAFile {
                 path: target,
-                found: A_DIRECTORY,
+                found: describe(attributes.file_type()),
             });
         }
         let mut temporary = target.clone().into_os_string();

@@ -366,6 +366,24 @@ fn a_model_can_be_written_over_itself() {
     assert_eq!(Gguf::open(&path).unwrap().alignment(), 128);
 }
 
+/// A socket stands for all that a rename would replace, devices among them.
+#[cfg(unix)]
+#[test]
+fn nothing_but_files_is_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for (target, found) in [
+        (socket.as_path(), "a socket"),
+        (folder.path(), "a directory"),
+    ] {
+        let options = WriterOptions::default();
+        let error = Writer::create(target, sample_metadata(), Vec::new(), &options).unwrap_err();
+        assert!(error.to_string().contains(found), "{error}");
+        assert!(!target.is_file() && target.exists());
+    }
+}
+
 fn demo_model_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/tiny-ling-IQ4_NL.gguf")
 }
