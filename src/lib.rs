@@ -19,6 +19,7 @@ pub mod memory;
 pub mod model;
 pub mod planes;
 mod positioned;
+pub mod publish;
 pub mod quantize;
 pub mod synth;
 pub mod tokenizer;

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::text::Chunks;
 use super::{EvalError, log_sum_exp};
+use crate::publish::publish;
 
 const MAGIC: &[u8; 8] = b"_logits_";
 /// Log-probabilities further below the best than this are not told apart.
@@ -79,7 +80,7 @@ impl BaseWriter {
         let done = self
             .out
             .flush()
-            .and_then(|()| std::fs::rename(&self.temporary, &self.target));
+            .and_then(|()| publish(&self.temporary, &self.target));
         done.map_err(|source| self.error(source))?;
         self.finished = true;
         Ok(())

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use oxling::model::Model;
+use oxling::publish::publish;
 use safetensors::{Dtype, View};
 
 use super::Answer;
@@ -80,7 +81,7 @@ pub fn save(path: &Path, model: &Model, mtp: bool, answers: &[Answer]) -> Result
     let written = safetensors::serialize_to_file(views, Some(info), &part)
         .with_context(|| format!("cannot write {}", part.display()))
         .and_then(|()| {
-            std::fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))
+            publish(&part, path).with_context(|| format!("cannot write {}", path.display()))
         });
     if written.is_err() {
         // Nothing is left behind, and a failure to tidy up says nothing new.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use oxling::chat::{ChatRequest, ChatTemplate, Content, Message, TemplateError};
+use oxling::publish::publish;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -145,7 +146,7 @@ impl Conversation {
         let mut part = path.as_os_str().to_owned();
         part.push(".part");
         let part = PathBuf::from(part);
-        let written = std::fs::write(&part, json).and_then(|()| std::fs::rename(&part, path));
+        let written = std::fs::write(&part, json).and_then(|()| publish(&part, path));
         if written.is_err() {
             // Nothing is left behind, and a failure to tidy up says nothing new.
             let _ = std::fs::remove_file(&part);
