@@ -20,9 +20,11 @@ mod run;
 mod sampling_args;
 mod sizes;
 mod spec_args;
+mod speculation;
 mod synth;
 mod table;
 mod tokenize;
+mod vocab;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -69,6 +71,7 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     Imatrix(imatrix::ImatrixArgs),
     Import(import::ImportArgs),
+    Speculation(Box<speculation::SpeculationArgs>),
     Synth(synth::SynthArgs),
     Licenses(licenses::LicensesArgs),
     /// Print a completion script for a shell.
@@ -115,6 +118,7 @@ fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Speculation(args) => speculation::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Licenses(args) => licenses::run(args),
         Command::Completions(args) => completions::run(args, parser()),

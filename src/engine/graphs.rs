@@ -53,6 +53,11 @@ impl Graphs {
         }
     }
 
+    /// A scheduler for graphs that are not kept.
+    pub fn aside(&self) -> Result<Scheduler, GgmlError> {
+        self.places[0].sched.beside()
+    }
+
     /// The graph of a topology, built and given memory if it is not there; and whether it was built.
     pub fn get(
         &mut self,

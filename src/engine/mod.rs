@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod cut;
+mod exact;
 mod graphs;
 pub mod sampling;
 pub mod speculation;
@@ -20,7 +21,7 @@ use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Observer, Profile
 use crate::memory::{
     Checkpoint, DraftWork, Memory, MemoryConfig, MemoryError, Plan, SeqId, StepKind, Topology, Work,
 };
-use crate::model::step::{Step, supports_flash};
+use crate::model::step::{Kernels, Step, supports_flash};
 use crate::model::{AttentionKernel, Model};
 use cut::{Part, cut};
 use graphs::{Compiled, Graphs};
@@ -191,8 +192,8 @@ pub struct Engine {
     model: Model,
     config: EngineConfig,
     kernel: AttentionKernel,
-    /// Whether the devices give a token the same numbers alone and among others, if asked to; see [`StepKind::exact`].
-    can_be_exact: bool,
+    /// Types of weights that [`Engine::step_exact`] multiplies column by column, once it is known.
+    by_column: Option<Vec<DType>>,
     graphs: Graphs,
     memory: Memory,
     stats: EngineStats,
@@ -211,7 +212,7 @@ impl Engine {
             model: model.clone(),
             config,
             kernel,
-            can_be_exact: !model.devices().iter().any(Device::is_gpu),
+            by_column: None,
             graphs: Graphs::new(sched),
             memory,
             stats: EngineStats::default(),
@@ -322,8 +323,12 @@ impl Engine {
     ///
     /// This holds on CPUs without the fused attention kernel; elsewhere it is a plain step.
     pub fn step_exact(&mut self, work: &[Work<'_>]) -> Result<StepOutput, EngineError> {
+        let exact = !self.model.devices().iter().any(Device::is_gpu);
+        if exact && self.by_column.is_none() {
+            self.by_column = Some(exact::by_column(&self.model, &mut self.graphs.aside()?)?);
+        }
         let (start, before) = (Instant::now(), self.stats);
-        let output = self.run(work, false, self.can_be_exact)?;
+        let output = self.run(work, false, exact)?;
         // A new graph runs slower the first time and says nothing about the next.
         if self.stats.graphs_built == before.graphs_built {
             let columns = work.iter().map(|w| w.tokens.len()).sum();
@@ -445,7 +450,11 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let topology = plan.topology();
         let start = Instant::now();
-        let compile = || compile(&self.model, &self.memory, self.kernel, plan, &topology);
+        let kernels = Kernels {
+            attention: self.kernel,
+            by_column: self.by_column.as_deref().unwrap_or_default(),
+        };
+        let compile = || compile(&self.model, &self.memory, kernels, plan, &topology);
         let (sched, compiled, built) = self.graphs.get(&topology, plan.n_tokens(), compile)?;
         if built {
             self.stats.graphs_built += 1;
@@ -544,7 +553,7 @@ fn attention_kernel(model: &Model, config: &EngineConfig) -> Result<AttentionKer
 fn compile(
     model: &Model,
     memory: &Memory,
-    kernel: AttentionKernel,
+    kernels: Kernels<'_>,
     plan: &Plan,
     topology: &Topology,
 ) -> Result<Compiled, EngineError> {
@@ -552,7 +561,7 @@ fn compile(
     let (graph, (inputs, logits, mtp_logits)) =
         Graph::build::<_, EngineError>(capacity(model, windows), |g| {
             let (step, inputs) =
-                Step::new(g, model.weights(), memory, plan, kernel, model.n_vocab())?;
+                Step::new(g, model.weights(), memory, plan, kernels, model.n_vocab())?;
             let outputs = match plan.kind.draft {
                 None => model.network().build(&step)?,
                 Some(_) => model.network().draft(&step)?,

@@ -134,6 +134,11 @@ impl Weights {
         &self.store
     }
 
+    /// All of them.
+    pub fn ids(&self) -> &[TensorId] {
+        &self.ids
+    }
+
     /// A weight's tensor.
     pub fn id(&self, weight: WeightId) -> TensorId {
         self.ids[weight.0]

@@ -17,6 +17,16 @@ pub enum AttentionKernel {
     Unfused,
 }
 
+/// Which of several ways to compute the same a step takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels<'a> {
+    /// Attention.
+    pub attention: AttentionKernel,
+    /// Types of weights whose products round otherwise for several columns than for one: exact steps multiply them
+    /// column by column.
+    pub by_column: &'a [DType],
+}
+
 /// Whether a device has the fused kernel for these keys, looked at `n_rows` at a time.
 pub fn supports_flash(device: Device, row: &RowSpec, row_type: DType, n_rows: u32) -> bool {
     let Some(reader) = &row.read_by else {
@@ -153,7 +163,7 @@ pub struct Step<'g, 'a> {
     weights: &'a Weights,
     memory: &'a Memory,
     plan: &'a Plan,
-    kernel: AttentionKernel,
+    kernels: Kernels<'a>,
     tokens: Tensor<'g>,
     positions: Tensor<'g>,
     kv_rows: Tensor<'g>,
@@ -179,7 +189,7 @@ impl<'g, 'a> Step<'g, 'a> {
         weights: &'a Weights,
         memory: &'a Memory,
         plan: &'a Plan,
-        kernel: AttentionKernel,
+        kernels: Kernels<'a>,
         n_vocab: u32,
     ) -> Result<(Self, StepInputs)> {
         let n = plan.n_tokens() as u64;
@@ -230,7 +240,7 @@ impl<'g, 'a> Step<'g, 'a> {
                 weights,
                 memory,
                 plan,
-                kernel,
+                kernels,
                 tokens,
                 positions,
                 kv_rows,
@@ -277,10 +287,10 @@ impl<'g, 'a> Step<'g, 'a> {
         self.plan.outputs.len()
     }
 
-    /// Whether columns must be computed as if each were alone: by [`Step::linear`] or, where a matrix belongs to a
-    /// head, with tokens on an axis of their own.
-    pub fn by_column(&self) -> bool {
-        self.plan.kind.exact && self.plan.n_tokens() > 1
+    /// Whether products with `w` must be asked for column by column, with tokens on an axis of their own.
+    pub fn by_column(&self, w: Tensor<'g>) -> bool {
+        let exact = self.plan.kind.exact && self.plan.n_tokens() > 1;
+        exact && self.kernels.by_column.contains(&w.dtype())
     }
 
     /// A weight.
@@ -292,7 +302,7 @@ impl<'g, 'a> Step<'g, 'a> {
     pub fn linear(&self, w: WeightId, x: Tensor<'g>) -> Result<Tensor<'g>> {
         let w = self.weight(w)?;
         let ([width, n, ..], nb) = (x.ne(), x.nb());
-        if !self.by_column() || n == 1 {
+        if n == 1 || !self.by_column(w) {
             return self.g.mul_mat(w, x);
         }
         // Each column is a matrix of its own, which takes the kernel for one column; rows of W stay in cache meanwhile.
@@ -339,7 +349,7 @@ impl<'g, 'a> Step<'g, 'a> {
     ) -> Result<Tensor<'g>> {
         let mut parts: Option<Tensor<'g>> = None;
         // Both kernels give contiguous parts; tokens are axis 2 of the fused one's and axis 1 of the other's.
-        let axis = if self.kernel == AttentionKernel::Flash {
+        let axis = if self.kernels.attention == AttentionKernel::Flash {
             2
         } else {
             1
@@ -360,7 +370,7 @@ impl<'g, 'a> Step<'g, 'a> {
                     first * nb[1],
                 )?;
                 let (k, v) = (self.heads(keys, run)?, self.heads(values, run)?);
-                let part = match self.kernel {
+                let part = match self.kernels.attention {
                     AttentionKernel::Flash => self.flash(q, k, v, mask, scale)?,
                     AttentionKernel::Unfused => self.unfused(q, k, v, mask, scale)?,
                 };

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -12,7 +11,6 @@ use oxling::engine::sampling::{Sampler, SamplingParams, VocabView};
 use oxling::engine::speculation::Speculation;
 use oxling::engine::{Engine, Finish, GenerateOptions, Generation, Prefill, Timeline};
 use oxling::memory::SeqId;
-use oxling::model::Model;
 use oxling::tokenizer::EncodeOptions;
 
 use super::screen::{Screen, note};
@@ -20,28 +18,11 @@ use super::stream::{Answer, Stream};
 use crate::cli::errors::hinted;
 use crate::cli::interrupt::{Busy, Interrupt};
 use crate::cli::progress::count_bar;
+use crate::cli::vocab::vocab_of;
 
 /// Host memory for states to go back to: enough for two of the largest models.
 const CHECKPOINT_BYTES: usize = 1 << 30;
 const MOST_CHECKPOINTS: usize = 32;
-
-/// The vocabulary of a model, as samplers see it.
-#[derive(Debug)]
-struct ModelVocab(Model);
-
-impl VocabView for ModelVocab {
-    fn n_vocab(&self) -> usize {
-        self.0.n_vocab() as usize
-    }
-
-    fn token_bytes(&self, token: u32) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.0.tokenizer().token_bytes(token))
-    }
-
-    fn eog_tokens(&self) -> Cow<'_, [u32]> {
-        Cow::Borrowed(self.0.tokenizer().eog())
-    }
-}
 
 /// How answers end and what of them is shown.
 #[derive(Debug, Clone)]
@@ -90,7 +71,7 @@ impl Session {
         speculation: Speculation,
         options: AnswerOptions,
     ) -> Result<Self> {
-        let vocab: Arc<dyn VocabView> = Arc::new(ModelVocab(engine.model().clone()));
+        let vocab = vocab_of(engine.model());
         // A wrong bias is better said before the first prompt is computed.
         Sampler::new(&sampling, &vocab, engine.n_ctx() as usize)?;
         let state = if engine.memory().is_recurrent() {

@@ -22,7 +22,7 @@ const DRAFT_SHARE: f64 = 0.15;
 /// Acceptance before anything is known, how many guesses that knowledge is worth, and what is left of it from one
 /// guess to the next.
 const PRIOR: f64 = 0.7;
-const PRIOR_WEIGHT: f64 = 3.0;
+const PRIOR_WEIGHT: f64 = 5.0;
 const PRIOR_FADE: f64 = 0.9;
 /// Old guesses fade: about the last thirty count.
 const FADE: f64 = 0.97;
@@ -32,7 +32,7 @@ const REMEMBERED: f64 = 3.0;
 /// Guessing must be better than not by this factor.
 const WORTH: f64 = 1.01;
 /// Steps without guesses before the first new try; each try in vain doubles it, up to the largest.
-const FIRST_PAUSE: u32 = 128;
+const FIRST_PAUSE: u32 = 96;
 const LONGEST_PAUSE: u32 = 4096;
 /// Steps of one try.
 const TRY_STEPS: u32 = 2;
@@ -341,10 +341,10 @@ mod tests {
     #[test]
     fn a_change_for_the_better_is_found() {
         let mut acceptance = Acceptance::default();
-        for _ in 0..50 {
+        for _ in 0..100 {
             acceptance.add(1, 0);
         }
-        assert!(acceptance.up_to(0) < 0.1);
+        assert!(acceptance.up_to(0) < 0.2);
         for _ in 0..FIRST_PAUSE {
             acceptance.decide(0);
         }

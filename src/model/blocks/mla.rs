@@ -210,7 +210,7 @@ impl Mla {
         x: Tensor<'g>,
     ) -> Result<Tensor<'g>, GraphError> {
         let (g, w) = (s.g(), s.weight(w)?);
-        if !s.by_column() {
+        if !s.by_column(w) {
             return g.mul_mat(w, g.permute(x, [0, 2, 1, 3])?);
         }
         let ([width, heads, n, _], nb) = (x.ne(), x.nb());

@@ -1,0 +1,405 @@
+//! `oxling speculation`: what guessing ahead brings for a model, and whether the texts stay the same.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use oxling::engine::sampling::{Sampler, SamplingParams, VocabView};
+use oxling::engine::speculation::{
+    DraftStats, DraftType, Lane, Progress, Speculation, SpeculationParams, round,
+};
+use oxling::engine::{Engine, EngineConfig, Timeline};
+use oxling::memory::SeqId;
+use oxling::model::Model;
+use oxling::tokenizer::EncodeOptions;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::errors::hinted;
+use super::model_args::{ComputeArgs, ModelArgs, read_text};
+use super::progress::count_bar;
+use super::sampling_args::SamplingArgs;
+use super::table::{Align, Table};
+use super::vocab::vocab_of;
+
+/// Texts to continue when no file is given.
+const PROMPTS: [&str; 4] = [
+    "Once upon a time there was",
+    "The capital of France is",
+    "1 + 1 = 2. 2 + 2 = 4. 3 + 3 =",
+    "In the beginning God created the heaven",
+];
+
+/// Measure what guessing ahead brings: acceptance, speed, and whether the texts stay the same.
+///
+/// Each prompt is continued without guesses, then with each number of them, in turns, so that a machine that gets slower
+/// meanwhile slows all of them. PROMPTS is a JSON list of texts or of objects with `text` and `domain`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  oxling speculation -m model.gguf --temp 0 -n 128
+  oxling speculation -m model.gguf --prompts prompts.json --parallel 4
+  oxling speculation -m random.gguf --spec-synth-rates 0.85 --ignore-eos    # weights of `oxling synth`")]
+pub struct SpeculationArgs {
+    /// JSON list of prompts; `-` is stdin. Without it, four short ones.
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Tokens to continue each prompt by.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    predict: u32,
+    /// Numbers of guesses to try, comma-separated; `auto` chooses while running, up to 3.
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "1,2,3,auto"
+    )]
+    drafts: Vec<String>,
+    /// Where guesses come from: mtp or ngram.
+    #[arg(long, value_name = "TYPE", default_value = "mtp")]
+    spec_type: DraftType,
+    /// Accept guesses with these probabilities instead of by what is drawn; the texts mean nothing then.
+    #[arg(long, value_name = "P,P,...", value_delimiter = ',')]
+    spec_synth_rates: Vec<f32>,
+    /// Prompts continued together, as sequences of one batch.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    parallel: u32,
+    /// Times each prompt is continued; the fastest counts.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// A prompt as the JSON file gives it.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Given {
+    Text(String),
+    Of { text: String, domain: String },
+}
+
+struct Prompt {
+    domain: String,
+    tokens: Vec<u32>,
+}
+
+/// One way to continue all prompts.
+struct Case {
+    label: String,
+    engine: Engine,
+    timelines: Vec<Timeline>,
+    speculations: Vec<Speculation>,
+    texts: Vec<Vec<u32>>,
+    seconds: f64,
+    domains: BTreeMap<String, DraftStats>,
+}
+
+impl Case {
+    fn new(
+        model: &Model,
+        label: &str,
+        params: &SpeculationParams,
+        config: &EngineConfig,
+    ) -> Result<Self> {
+        let config = EngineConfig {
+            n_snapshots: params.n_snapshots(),
+            mtp: params.draft == DraftType::Mtp,
+            ..config.clone()
+        };
+        let engine = Engine::new(model, config)?;
+        let n = engine.config().n_seq;
+        Ok(Self {
+            label: label.to_owned(),
+            timelines: (0..n).map(|s| Timeline::new(SeqId(s), 0)).collect(),
+            speculations: (0..n)
+                .map(|_| Speculation::new(params.clone(), &engine))
+                .collect::<Result<_, _>>()?,
+            engine,
+            texts: Vec::new(),
+            seconds: 0.0,
+            domains: BTreeMap::new(),
+        })
+    }
+
+    /// Continues as many prompts as there are sequences; gives the texts and the time without that of the prompts.
+    fn write(&mut self, prompts: &[&Prompt], draw: &Draw<'_>) -> Result<(Vec<Vec<u32>>, f64)> {
+        let cancel = AtomicBool::new(false);
+        let mut samplers = Vec::new();
+        for (timeline, prompt) in self.timelines.iter_mut().zip(prompts) {
+            timeline.clear(&mut self.engine)?;
+            timeline.sync(&mut self.engine, &prompt.tokens, &cancel, &mut |_, _| {})?;
+            let mut sampler = Sampler::new(draw.params, &draw.vocab, self.engine.n_ctx() as usize)?;
+            sampler.accept_prompt(&prompt.tokens);
+            samplers.push(sampler);
+        }
+        let mut progress = vec![Progress::new(Some(draw.n_predict)); prompts.len()];
+        let start = Instant::now();
+        while progress.iter().any(|p| p.finish.is_none()) {
+            let mut sinks = vec![|_: u32| ControlFlow::Continue(()); prompts.len()];
+            let mut lanes = Vec::with_capacity(prompts.len());
+            let parts = self.timelines.iter_mut().zip(&mut self.speculations);
+            let parts = parts.zip(&mut samplers).zip(&mut progress).zip(&mut sinks);
+            for ((((timeline, speculation), sampler), progress), sink) in parts {
+                lanes.push(Lane {
+                    timeline,
+                    sampler,
+                    speculation,
+                    progress,
+                    sink,
+                });
+            }
+            round(&mut self.engine, &mut lanes)?;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        Ok((progress.into_iter().map(|p| p.tokens).collect(), seconds))
+    }
+
+    /// As [`Self::write`], several times: the fastest counts, and acceptance of the first.
+    fn measure(&mut self, prompts: &[&Prompt], draw: &Draw<'_>, repeat: u32) -> Result<()> {
+        let before: Vec<DraftStats> = self
+            .speculations
+            .iter()
+            .map(|s| s.stats().clone())
+            .collect();
+        let (texts, mut best) = self.write(prompts, draw)?;
+        for ((prompt, speculation), before) in prompts.iter().zip(&self.speculations).zip(&before) {
+            let stats = self.domains.entry(prompt.domain.clone()).or_default();
+            stats.add(&speculation.stats().since(before));
+        }
+        for _ in 1..repeat {
+            best = self.write(prompts, draw)?.1.min(best);
+        }
+        self.texts.extend(texts);
+        self.seconds += best;
+        Ok(())
+    }
+
+    fn stats(&self) -> DraftStats {
+        let mut sum = DraftStats::default();
+        self.domains.values().for_each(|s| sum.add(s));
+        sum
+    }
+
+    /// Tokens per second. The first token of a text came with its prompt.
+    fn rate(&self) -> f64 {
+        let n: usize = self.texts.iter().map(|t| t.len().saturating_sub(1)).sum();
+        n as f64 / self.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    fn same_as(&self, plain: &Self) -> usize {
+        let pairs = self.texts.iter().zip(&plain.texts);
+        pairs.filter(|(a, b)| a == b).count()
+    }
+}
+
+/// How tokens are drawn.
+struct Draw<'a> {
+    params: &'a SamplingParams,
+    vocab: Arc<dyn VocabView>,
+    n_predict: u32,
+}
+
+/// Runs the command.
+pub fn run(args: &SpeculationArgs) -> Result<()> {
+    let gguf = args.model.open()?;
+    let mut sampling = args.sampling.params(gguf.metadata())?;
+    // All ways must draw the same.
+    sampling.seed = sampling.seed.or(Some(0));
+    let head = args.spec_type == DraftType::Mtp;
+    let model = args.model.load_for(gguf, head)?;
+    if head && !model.network().has_mtp() {
+        return Err(hinted(
+            "the model has no MTP head to guess with",
+            "try --spec-type ngram",
+        ));
+    }
+    let prompts = prompts(args, &model)?;
+    let mut cases = cases(args, &model, &prompts)?;
+    let draw = Draw {
+        params: &sampling,
+        vocab: vocab_of(&model),
+        n_predict: args.predict,
+    };
+    let bar = count_bar("prompts", prompts.len() as u64);
+    for batch in prompts.chunks(args.parallel as usize) {
+        for case in &mut cases {
+            let together = case.timelines.len();
+            let batch: Vec<&Prompt> = batch.iter().collect();
+            for part in batch.chunks(together) {
+                case.measure(part, &draw, args.repeat)?;
+            }
+        }
+        bar.inc(batch.len() as u64);
+    }
+    bar.finish_and_clear();
+    if args.json {
+        return report_json(&cases);
+    }
+    report(args, &cases)
+}
+
+fn prompts(args: &SpeculationArgs, model: &Model) -> Result<Vec<Prompt>> {
+    let given: Vec<Given> = match &args.prompts {
+        None => PROMPTS.map(|text| Given::Text(text.to_owned())).into(),
+        Some(path) => serde_json::from_str(&read_text(path)?).with_context(|| {
+            format!(
+                "{}: expected a JSON list of texts, or of objects with text and domain",
+                path.display()
+            )
+        })?,
+    };
+    let options = EncodeOptions {
+        add_special: true,
+        parse_special: true,
+    };
+    let mut all = Vec::with_capacity(given.len());
+    for (i, prompt) in given.into_iter().enumerate() {
+        let (text, domain) = match prompt {
+            Given::Text(text) => (text, "all".to_owned()),
+            Given::Of { text, domain } => (text, domain),
+        };
+        let tokens = model.tokenizer().encode(&text, options);
+        ensure!(!tokens.is_empty(), "prompt {i} has no tokens");
+        all.push(Prompt { domain, tokens });
+    }
+    ensure!(!all.is_empty(), "the list of prompts is empty");
+    Ok(all)
+}
+
+/// Without guesses one by one; without guesses together, if that is something else; and each number of guesses.
+fn cases(args: &SpeculationArgs, model: &Model, prompts: &[Prompt]) -> Result<Vec<Case>> {
+    let mut config = args.compute.engine_config()?;
+    if config.n_ctx == 0 {
+        let longest = prompts.iter().map(|p| p.tokens.len()).max().unwrap_or(0);
+        config.n_ctx = longest as u32 + args.predict + 1;
+    }
+    let plain = SpeculationParams::default();
+    let mut cases = vec![Case::new(model, "none", &plain, &config)?];
+    config.n_seq = args.parallel;
+    if args.parallel > 1 {
+        let label = format!("none, {} together", args.parallel);
+        cases.push(Case::new(model, &label, &plain, &config)?);
+    }
+    for drafts in &args.drafts {
+        let auto = drafts == "auto";
+        let n_max = if auto { Ok(3) } else { drafts.parse() };
+        let params = SpeculationParams {
+            draft: args.spec_type,
+            n_max: n_max
+                .with_context(|| format!("--drafts: `{drafts}` is no number and not `auto`"))?,
+            adapt: auto,
+            synth_rates: args.spec_synth_rates.clone(),
+            ..SpeculationParams::default()
+        };
+        cases.push(Case::new(model, drafts, &params, &config)?);
+    }
+    Ok(cases)
+}
+
+/// Share of the guesses at each position that were right, given those before them were.
+fn by_position(stats: &DraftStats) -> Vec<f64> {
+    let mut before = stats.drafted.first().copied().unwrap_or(0);
+    let mut rates = Vec::new();
+    for &right in &stats.accepted {
+        rates.push(right as f64 / before.max(1) as f64);
+        before = right;
+    }
+    rates
+}
+
+fn rates_text(stats: &DraftStats) -> String {
+    let rates = by_position(stats);
+    let texts: Vec<String> = rates.iter().map(|r| format!("{r:.2}")).collect();
+    texts.join(" ")
+}
+
+fn report(args: &SpeculationArgs, cases: &[Case]) -> Result<()> {
+    use Align::{Left, Right};
+    let mut out = std::io::stdout().lock();
+    let fake = !args.spec_synth_rates.is_empty();
+    let mut table = Table::new(&[
+        ("guesses", Left),
+        ("same texts", Right),
+        ("right, by position", Left),
+        ("tokens/step", Right),
+        ("t/s", Right),
+        ("ratio", Right),
+    ]);
+    // Against as many sequences at once without guesses.
+    let plain = &cases[usize::from(args.parallel > 1)];
+    for case in cases {
+        let stats = case.stats();
+        table.row([
+            case.label.clone(),
+            if fake {
+                "-".into()
+            } else {
+                format!("{}/{}", case.same_as(&cases[0]), case.texts.len())
+            },
+            rates_text(&stats),
+            format!("{:.2}", stats.mean_length()),
+            format!("{:.1}", case.rate()),
+            format!("{:.2}", case.rate() / plain.rate()),
+        ]);
+    }
+    table.write(&mut out)?;
+    let Some(case) = cases.iter().rfind(|c| c.label.parse::<u32>().is_ok()) else {
+        return Ok(());
+    };
+    if case.domains.len() > 1 {
+        writeln!(out, "\nright with {} guesses, by position:", case.label)?;
+        let mut table = Table::new(&[("domain", Left), ("right", Left), ("tokens/step", Right)]);
+        for (domain, stats) in &case.domains {
+            let length = format!("{:.2}", stats.mean_length());
+            table.row([domain.clone(), rates_text(stats), length]);
+        }
+        table.write(&mut out)?;
+    }
+    Ok(())
+}
+
+fn report_json(cases: &[Case]) -> Result<()> {
+    let of = |stats: &DraftStats| {
+        json!({
+            "steps": stats.steps,
+            "drafting_steps": stats.drafting_steps,
+            "drafted": stats.drafted,
+            "accepted": stats.accepted,
+            "acceptance": by_position(stats),
+            "mean_length": stats.mean_length(),
+        })
+    };
+    let cases: Vec<_> = cases
+        .iter()
+        .map(|case| {
+            let domains: BTreeMap<_, _> = case.domains.iter().map(|(d, s)| (d, of(s))).collect();
+            json!({
+                "drafts": case.label,
+                "texts": case.texts.len(),
+                "same": case.same_as(&cases[0]),
+                "tokens_per_second": case.rate(),
+                "all": of(&case.stats()),
+                "domains": domains,
+            })
+        })
+        .collect();
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, &cases)?;
+    writeln!(out)?;
+    Ok(())
+}
