@@ -311,20 +311,12 @@ fn cases(args: &SpeculationArgs, model: &Model, prompts: &[Prompt]) -> Result<Ve
     Ok(cases)
 }
 
-/// Share of the guesses at each position that were right, given those before them were.
-fn by_position(stats: &DraftStats) -> Vec<f64> {
-    let mut before = stats.drafted.first().copied().unwrap_or(0);
-    let mut rates = Vec::new();
-    for &right in &stats.accepted {
-        rates.push(right as f64 / before.max(1) as f64);
-        before = right;
-    }
-    rates
-}
-
 fn rates_text(stats: &DraftStats) -> String {
-    let rates = by_position(stats);
-    let texts: Vec<String> = rates.iter().map(|r| format!("{r:.2}")).collect();
+    let texts: Vec<String> = stats
+        .acceptance()
+        .iter()
+        .map(|r| format!("{r:.2}"))
+        .collect();
     texts.join(" ")
 }
 
@@ -380,7 +372,7 @@ fn report_json(cases: &[Case]) -> Result<()> {
             "drafting_steps": stats.drafting_steps,
             "drafted": stats.drafted,
             "accepted": stats.accepted,
-            "acceptance": by_position(stats),
+            "acceptance": stats.acceptance(),
             "mean_length": stats.mean_length(),
         })
     };

@@ -124,7 +124,9 @@ pub struct DraftStats {
     pub drafting_steps: u64,
     /// Guesses made, by position.
     pub drafted: Vec<u64>,
-    /// Guesses that were right, by position.
+    /// Guesses whose predecessors were all right, by position.
+    pub reached: Vec<u64>,
+    /// Guesses that were right, as were their predecessors, by position.
     pub accepted: Vec<u64>,
 }
 
@@ -157,8 +159,18 @@ impl DraftStats {
             steps: self.steps - earlier.steps,
             drafting_steps: self.drafting_steps - earlier.drafting_steps,
             drafted: less(&self.drafted, &earlier.drafted),
+            reached: less(&self.reached, &earlier.reached),
             accepted: less(&self.accepted, &earlier.accepted),
         }
+    }
+
+    /// How often a guess is right where all before it are, by position.
+    pub fn acceptance(&self) -> Vec<f64> {
+        let accepted = self.accepted.iter().copied().chain(std::iter::repeat(0));
+        let pairs = self.reached.iter().zip(accepted);
+        pairs
+            .map(|(&n, right)| right as f64 / n.max(1) as f64)
+            .collect()
     }
 
     /// Adds the counts of another.
@@ -167,6 +179,7 @@ impl DraftStats {
         self.drafting_steps += other.drafting_steps;
         for (sum, more) in [
             (&mut self.drafted, &other.drafted),
+            (&mut self.reached, &other.reached),
             (&mut self.accepted, &other.accepted),
         ] {
             sum.resize(sum.len().max(more.len()), 0);
@@ -180,10 +193,37 @@ impl DraftStats {
         self.drafting_steps += u64::from(n_drafted > 0);
         for (counts, n) in [
             (&mut self.drafted, n_drafted),
+            (&mut self.reached, n_drafted.min(n_accepted + 1)),
             (&mut self.accepted, n_accepted),
         ] {
             counts.resize(counts.len().max(n), 0);
             counts[..n].iter_mut().for_each(|c| *c += 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acceptance_counts_what_could_be_right() {
+        let mut stats = DraftStats::default();
+        for (drafted, accepted) in [(3, 3), (3, 0), (1, 1), (0, 0), (3, 1)] {
+            stats.count(drafted, accepted);
+        }
+        assert_eq!((stats.steps, stats.drafting_steps), (5, 4));
+        assert_eq!((stats.n_drafted(), stats.n_accepted()), (10, 5));
+        // The first: three of four. The second: one of the two behind a right one that were guessed at all.
+        assert_eq!(stats.acceptance(), [0.75, 0.5, 1.0]);
+        assert_eq!(stats.mean_length(), 2.25);
+        let before = stats.clone();
+        stats.count(4, 2);
+        let since = stats.since(&before);
+        assert_eq!(since.drafted, [1, 1, 1, 1]);
+        assert_eq!(since.acceptance(), [1.0, 1.0, 0.0]);
+        let mut sum = before;
+        sum.add(&since);
+        assert_eq!(sum, stats);
     }
 }
