@@ -545,3 +545,25 @@ fn what_cannot_be_made_is_refused() {
     let output = import(&demo, &folder.path().join("m.gguf"), &["--experts", "Q9_Z"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("expected planes, or a type"));
 }
+
+#[test]
+fn settings_of_generation_become_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (folder.path().join("source"), folder.path().join("m.gguf"));
+    synthetic(&source, &Dims::tiny()).unwrap();
+    edit_json(&source.join("generation_config.json"), |json| {
+        json["temperature"] = json!(0.5);
+        json["top_k"] = json!(20);
+        // A token that readers do not know as an end by its text.
+        json["eos_token_id"] = json!([2, 1, 3]);
+    })
+    .unwrap();
+    stdout(&import(&source, &out, &[]));
+    let gguf = Gguf::open(&out).unwrap();
+    let md = gguf.metadata();
+    assert_eq!(md.f32("general.sampling.temp").unwrap(), Some(0.5));
+    assert_eq!(md.i32("general.sampling.top_k").unwrap(), Some(20));
+    assert_eq!(md.u32("tokenizer.ggml.eos_token_id").unwrap(), Some(2));
+    assert_eq!(md.u32("tokenizer.ggml.eot_token_id").unwrap(), Some(3));
+    assert_eq!(md.str("oxling.import.source").unwrap(), Some("source"));
+}
