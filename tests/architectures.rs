@@ -180,3 +180,47 @@ fn an_unknown_architecture_hears_what_runs() {
         assert!(hint.contains(architecture.name), "{hint}");
     }
 }
+
+/// Steps that check guesses: every token gets the bits it would get alone, also beside other sequences.
+#[test]
+fn exact_steps_give_the_bits_of_single_tokens() {
+    const N_SEQ: u32 = 3;
+    /// One key per head, few heads or many per key: where a token's columns may be a single one.
+    const SHAPES: [&str; 4] = ["tiny", "odd-heads", "gqa8", "one-head"];
+    let all = random_shapes::ARCHITECTURES
+        .into_iter()
+        .flat_map(random_shapes::shapes);
+    for hp in all.filter(|hp| SHAPES.contains(&hp.name)) {
+        let model = load(&hp);
+        let mut alone = engine(&model, FlashAttention::Off, 1);
+        let single = |token: &u32| {
+            let work = Work {
+                seq: SeqId(0),
+                tokens: std::slice::from_ref(token),
+                outputs: vec![0],
+            };
+            let out = alone.step(&[work], false).expect("step");
+            out.logits(0, 0).expect("row").to_vec()
+        };
+        let rows: Vec<Vec<f32>> = TOKENS[..9].iter().map(single).collect();
+        let mut together = engine(&model, FlashAttention::Off, N_SEQ);
+        for (i, part) in TOKENS[..9].chunks(3).enumerate() {
+            let work: Vec<Work<'_>> = (0..N_SEQ)
+                .map(|s| Work {
+                    seq: SeqId(s),
+                    tokens: part,
+                    outputs: vec![0, 1, 2],
+                })
+                .collect();
+            let out = together.step_exact(&work).expect("step");
+            for (s, t) in (0..N_SEQ as usize).flat_map(|s| (0..3).map(move |t| (s, t))) {
+                let same = out.logits(s, t as u32).expect("row") == rows[3 * i + t];
+                assert!(
+                    same,
+                    "{} {}: sequence {s}, step {i}, token {t}",
+                    hp.arch, hp.name
+                );
+            }
+        }
+    }
+}

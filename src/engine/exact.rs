@@ -10,8 +10,8 @@ use super::EngineError;
 /// Numbers of columns to try: kernels work in tiles of several sizes, with remainders.
 const COLUMNS: [usize; 5] = [2, 3, 4, 5, 8];
 const MOST_COLUMNS: usize = 8;
-/// Rows to try, a prime number for the same reason.
-const ROWS: i64 = 67;
+/// Most rows to try. Kernels want multiples of their tile, as matrices have: a number that is none would hide them.
+const ROWS: i64 = 256;
 /// Room for a matrix's products.
 const TENSORS: usize = 64;
 

@@ -436,6 +436,9 @@ impl<'g, 'a> Step<'g, 'a> {
         let [d, t, heads, s] = q.ne();
         let [_, n_kv, shared, _] = k.ne();
         let v_width = v.ne()[0];
+        if self.plan.kind.exact && heads == shared && t > 1 {
+            return self.unfused_by_token(q, k, v, mask, scale);
+        }
         // One key serves several heads: fold them into the columns, so that it is read once.
         let columns = t * heads / shared;
         let q = self.g.reshape(self.g.dense(q)?, &[d, columns, shared, s])?;
@@ -452,6 +455,48 @@ impl<'g, 'a> Step<'g, 'a> {
         }
         let out = self.g.cont(self.g.permute(out, [0, 1, 3, 2])?)?;
         self.g.reshape(out, &[v_width, t * s, heads])
+    }
+
+    /// As [`Self::unfused`] where every head has keys of its own: a token is a single column there, and takes the kernel
+    /// for one only if its neighbours lie on another axis.
+    fn unfused_by_token(
+        &self,
+        q: Tensor<'g>,
+        k: Tensor<'g>,
+        v: Tensor<'g>,
+        mask: Tensor<'g>,
+        scale: f32,
+    ) -> Result<Tensor<'g>> {
+        let g = self.g;
+        let ([d, t, heads, s], nb) = (q.ne(), q.nb());
+        let (n_kv, v_width) = (k.ne()[1], v.ne()[0]);
+        let v = g.cont(g.transpose(v)?)?;
+        let mut parts: Option<Tensor<'g>> = None;
+        // Keys repeat along the last axis, which the tokens of one sequence take.
+        for seq in 0..s as usize {
+            let of = |x: Tensor<'g>| {
+                let [a, b, c, _] = x.ne();
+                g.view(x, &[a, b, c], &x.nb()[1..3], seq * x.nb()[3])
+            };
+            let q = g.view(q, &[d, 1, heads, t], &[nb[2], nb[2], nb[1]], seq * nb[3])?;
+            let scores = g.mul_mat(of(k)?, q)?;
+            let mask = g.view(
+                mask,
+                &[n_kv, 1, 1, t],
+                &[mask.nb()[1], mask.nb()[1], mask.nb()[1]],
+                seq * mask.nb()[3],
+            )?;
+            let weights = g.soft_max(scores, Some(mask), scale)?;
+            let out = g.reshape(g.mul_mat(of(v)?, weights)?, &[v_width, heads, t])?;
+            let out = g.cont(g.permute(out, [0, 2, 1, 3])?)?;
+            parts = Some(match parts {
+                None => out,
+                Some(before) => g.concat(before, out, 1)?,
+            });
+        }
+        parts.ok_or(GraphError::Alloc {
+            what: "attention over no sequences",
+        })
     }
 
     /// The decaying linear recurrence over each sequence's tokens: `S = e^decay S + k v^T`, `y = q S`.
