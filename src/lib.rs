@@ -13,6 +13,7 @@ pub mod eval;
 #[allow(unsafe_code, reason = "the layer over the C library")]
 pub mod ggml;
 pub mod gguf;
+pub mod hub;
 pub mod imatrix;
 pub mod import;
 pub mod memory;
