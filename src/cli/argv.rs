@@ -266,7 +266,7 @@ mod tests {
         let cases = [
             ("run --draft-max 4", "`--draft-max` is not a flag here"),
             ("run --no_mmap", "`--no_mmap` is not a flag here"),
-            ("run -hf a/b", "`-hf` is not supported yet"),
+            ("run -mu a/b", "`-mu` is not supported yet"),
             (
                 "run --lora-scaled x",
                 "`--lora-scaled` is not supported yet",

@@ -7,6 +7,9 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Color, Style};
 use clap::error::ErrorKind;
+use oxling::hub::HubError;
+
+use super::interrupt::EXIT_CODE;
 
 /// An error of the command line itself, with a way out.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,11 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
     {
         // A reader that went away has seen enough.
         return ExitCode::SUCCESS;
+    }
+    let stopped = |cause: &HubError| matches!(cause, HubError::Stopped);
+    if error.chain().filter_map(|e| e.downcast_ref()).any(stopped) {
+        anstream::eprintln!("stopped; run it again to go on from here");
+        return ExitCode::from(EXIT_CODE);
     }
     print(&message_of(error), hint_of(error).as_deref());
     ExitCode::FAILURE
@@ -117,6 +125,7 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
             quantize::QuantizeError,
             imatrix::ImatrixError,
             import::ImportError,
+            HubError,
         )
     });
     own.or_else(|| {

@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 
@@ -25,8 +25,12 @@ pub struct Interrupt(Arc<Flags>);
 pub struct Busy(Arc<Flags>);
 
 impl Interrupt {
-    /// Listens from now on.
+    /// Listens from now on. A program has one listener: all calls give the same.
     pub fn listen() -> Result<Self> {
+        static LISTENING: OnceLock<Interrupt> = OnceLock::new();
+        if let Some(listening) = LISTENING.get() {
+            return Ok(listening.clone());
+        }
         let flags = Arc::new(Flags::default());
         let seen = Arc::clone(&flags);
         ctrlc::set_handler(move || {
@@ -36,7 +40,7 @@ impl Interrupt {
             }
         })
         .context("cannot listen to Ctrl-C")?;
-        Ok(Self(flags))
+        Ok(LISTENING.get_or_init(|| Self(flags)).clone())
     }
 
     /// Work starts that can be stopped.

@@ -6,6 +6,7 @@ mod argv;
 mod completions;
 mod errors;
 mod escapes;
+mod hub_args;
 mod imatrix;
 mod import;
 mod inspect;
@@ -15,6 +16,7 @@ mod logits;
 mod model_args;
 mod perplexity;
 mod progress;
+mod pull;
 mod quantize;
 mod run;
 mod sampling_args;
@@ -64,6 +66,7 @@ struct Cli {
 enum Command {
     /// Complete a prompt or chat.
     Run(Box<run::RunArgs>),
+    Pull(pull::PullArgs),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),
@@ -114,6 +117,7 @@ fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Quantize(args) => return quantize::run(args),
         Command::Imatrix(args) => return imatrix::run(args),
         Command::Import(args) => return import::run(args),
+        Command::Pull(args) => pull::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),

@@ -9,9 +9,11 @@ use clap::{ArgAction, Args, ValueEnum};
 use oxling::engine::{EngineConfig, FlashAttention};
 use oxling::ggml::{DType, Device, add_rpc_server};
 use oxling::gguf::Gguf;
+use oxling::hub::{FileName, Reference, Revision, Wanted};
 use oxling::model::{LoadOptions, Model};
 
 use super::errors::hinted;
+use super::hub_args::HubArgs;
 use super::progress::LoadProgress;
 
 /// Which file to load, and onto which devices.
@@ -26,6 +28,18 @@ pub struct ModelArgs {
         env = "LLAMA_ARG_MODEL"
     )]
     pub model: Option<PathBuf>,
+    /// Model of a hub, downloaded unless it is here; QUANT is Q4_K_M if not named [-hf, -hfr].
+    #[arg(
+        long = "hf-repo",
+        value_name = "REPO[:QUANT]",
+        env = "LLAMA_ARG_HF_REPO"
+    )]
+    pub hf_repo: Option<Reference>,
+    /// The very file of that repository [-hff].
+    #[arg(long = "hf-file", value_name = "FILE", env = "LLAMA_ARG_HF_FILE")]
+    pub hf_file: Option<FileName>,
+    #[command(flatten)]
+    pub hub: HubArgs,
     /// Blocks to put on GPUs, the output counting as one: a number, `all`, or `auto` for as many as fit [-ngl].
     #[arg(
         long = "n-gpu-layers",
@@ -223,8 +237,8 @@ mod demo {
 impl ModelArgs {
     /// Opens the file, or the demo model, and says so.
     pub fn open(&self) -> Result<Arc<Gguf>> {
-        if let Some(path) = &self.model {
-            return Ok(Arc::new(Gguf::open(path)?));
+        if let Some(path) = self.file()? {
+            return Ok(Arc::new(Gguf::open(&path)?));
         }
         let Some(bytes) = demo::bytes() else {
             return Err(hinted(
@@ -236,6 +250,29 @@ impl ModelArgs {
             "using the built-in demo model tiny-ling (19M parameters; -m FILE for another)"
         );
         Ok(Arc::new(Gguf::from_static("tiny-ling (built in)", bytes)?))
+    }
+
+    /// The file named, downloaded if it has to be; `None` for the demo model.
+    fn file(&self) -> Result<Option<PathBuf>> {
+        let wanted = match (&self.model, &self.hf_repo) {
+            (Some(_), Some(_)) => {
+                let hint = "leave one of them out; LLAMA_ARG_MODEL counts as -m";
+                return Err(hinted("-m and -hf both name a model", hint));
+            }
+            (None, None) if self.hf_file.is_some() => {
+                let hint = "name the repository with -hf ORG/NAME";
+                return Err(hinted("-hff names a file of no repository", hint));
+            }
+            (path, None) => return Ok(path.clone()),
+            (None, Some(reference)) => Wanted {
+                repo: reference.repo.clone(),
+                tag: reference.tag.clone(),
+                file: self.hf_file.clone(),
+                revision: Revision::default(),
+            },
+        };
+        let pulled = self.hub.pull(&wanted)?;
+        Ok(pulled.files.into_iter().next().map(|file| file.path))
     }
 
     /// Loads a model with a progress bar on stderr.

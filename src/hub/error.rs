@@ -126,6 +126,14 @@ pub enum HubError {
         /// What happened.
         problem: String,
     },
+    /// The other side is not who it says, as far as our certificates tell.
+    #[error("{host}: no secure connection: {problem}")]
+    Insecure {
+        /// The host.
+        host: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The connection ended before the file did.
     #[error("{name}: the connection ended at byte {found} of {expected}")]
     Cut {
@@ -218,6 +226,9 @@ impl HubError {
             Self::RateLimited { .. } => "try again later; a token (HF_TOKEN) raises the limit",
             Self::Connection { .. } | Self::Cut { .. } => {
                 "check the connection and run it again: what is here stays; --offline uses the cache only"
+            }
+            Self::Insecure { .. } => {
+                "check HF_ENDPOINT; behind a proxy with its own certificates, name their PEM file in SSL_CERT_FILE"
             }
             Self::Status { .. } => "try again later; --offline uses the cache only",
             Self::Redirect { .. } | Self::Answer { .. } => "check HF_ENDPOINT and the proxy",

@@ -291,10 +291,22 @@ pub(super) fn broken(url: &str, error: &std::io::Error) -> HubError {
 
 fn connection(uri: &Uri, error: &ureq::Error) -> HubError {
     let problem = match error {
+        // TLS errors arrive as data that makes no sense.
+        ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+            return HubError::Insecure {
+                host: host(uri),
+                problem: e.to_string(),
+            };
+        }
+        ureq::Error::Rustls(e) => {
+            return HubError::Insecure {
+                host: host(uri),
+                problem: e.to_string(),
+            };
+        }
         ureq::Error::Timeout(_) => "no answer in time".to_owned(),
         ureq::Error::HostNotFound => "no such host, or no network".to_owned(),
         ureq::Error::Io(e) => e.to_string(),
-        ureq::Error::Rustls(e) => format!("no secure connection: {e}"),
         other => other.to_string(),
     };
     HubError::Connection {

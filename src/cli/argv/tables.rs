@@ -11,6 +11,10 @@ pub const SHORT: &[(&str, &str)] = &[
     ("ctv", "cache-type-v"),
     ("dev", "device"),
     ("fa", "flash-attn"),
+    ("hf", "hf-repo"),
+    ("hff", "hf-file"),
+    ("hfr", "hf-repo"),
+    ("hft", "hf-token"),
     ("lm", "load-mode"),
     ("lv", "log-verbosity"),
     ("mli", "multiline-input"),
@@ -45,26 +49,13 @@ pub const RENAMED: &[(&[&str], &str)] = &[
     (&["perf"], "--show-timings"),
 ];
 
-const DOWNLOAD: &str = "download the file and name it with -m FILE";
+const DOWNLOAD: &str = "-hf REPO downloads a model of a hub; name other files with -m FILE";
 const PLAIN: &str = "leave it out";
 const TEMPLATE: &str = "describe the form in the prompt";
 
 /// Flags of llama.cpp that do nothing here yet, and what helps meanwhile. A `*` at the end stands for any rest.
 pub const NOT_YET: &[(&[&str], &str)] = &[
-    (
-        &[
-            "hf",
-            "hfr",
-            "hf-repo",
-            "hff",
-            "hf-file",
-            "hft",
-            "hf-token",
-            "mu",
-            "model-url",
-        ],
-        DOWNLOAD,
-    ),
+    (&["mu", "model-url"], DOWNLOAD),
     (
         &[
             "grammar",
