@@ -28,6 +28,8 @@ pub(super) struct RepoCache {
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
+    /// Whether others heed it.
+    holds: bool,
 }
 
 impl RepoCache {
@@ -48,11 +50,13 @@ impl RepoCache {
         self.folder.join("blobs").join(contents)
     }
 
-    /// Where contents arrive.
-    pub(super) fn partial(&self, contents: &str) -> PathBuf {
-        self.folder
-            .join("blobs")
-            .join(format!("{contents}.incomplete"))
+    /// Where contents arrive. Without a lock that holds, each process has its own place.
+    pub(super) fn partial(&self, contents: &str, lock: &Lock) -> PathBuf {
+        let name = match lock.holds {
+            true => format!("{contents}.incomplete"),
+            false => format!("{contents}.{}.incomplete", std::process::id()),
+        };
+        self.folder.join("blobs").join(name)
     }
 
     /// Where a file of a commit is found.
@@ -166,8 +170,19 @@ impl RepoCache {
         let mut told = false;
         loop {
             match file.try_lock() {
-                // Some network file systems have no locks; the checksum still guards the contents.
-                Ok(()) | Err(TryLockError::Error(_)) => return Ok(Lock { _file: file }),
+                Ok(()) => {
+                    return Ok(Lock {
+                        _file: file,
+                        holds: true,
+                    });
+                }
+                // Some network file systems have no locks.
+                Err(TryLockError::Error(_)) => {
+                    return Ok(Lock {
+                        _file: file,
+                        holds: false,
+                    });
+                }
                 Err(TryLockError::WouldBlock) => {
                     if !std::mem::replace(&mut told, true) {
                         busy();
@@ -306,6 +321,13 @@ mod tests {
         });
         assert!(matches!(second, Err(HubError::Stopped)));
         assert_eq!(told, 1);
+        let shared = cache.partial("abc", &first);
+        assert!(shared.ends_with("blobs/abc.incomplete"));
+        let alone = Lock {
+            _file: File::open(cache.blob("abc")).unwrap(),
+            holds: false,
+        };
+        assert_ne!(cache.partial("abc", &alone), shared);
         drop(first);
         stop.store(false, Ordering::Relaxed);
         cache

@@ -85,12 +85,12 @@ impl Fetch<'_> {
             return Ok(true);
         }
         let mut waiting = || listen(Event::Waiting { name: target.name });
-        let _lock = self.cache.lock(target.contents, self.stop, &mut waiting)?;
+        let lock = self.cache.lock(target.contents, self.stop, &mut waiting)?;
         // Who held the lock may have brought it.
         if is_there(&blob, target.bytes) {
             return Ok(true);
         }
-        let mut partial = Partial::open(self.cache.partial(target.contents))?;
+        let mut partial = Partial::open(self.cache.partial(target.contents, &lock))?;
         self.fill(&mut partial, target, listen)?;
         partial.keep_as(&blob)?;
         listen(Event::Done { name: target.name });
