@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hub_server::{Answer, COMMIT, Repo, Server, contents_answer, noise, sha256};
+use hub_server::{Answer, COMMIT, Repo, Request, Server, contents_answer, noise, sha256};
 use oxling::hub::{Event, Hub, HubError, Pulled, Reference, Settings, Token, Wanted};
 
 const FILE: &str = "m-Q4_K_M.gguf";
@@ -247,37 +247,65 @@ fn wrong_contents_are_refused_and_removed() {
 }
 
 #[test]
-fn another_version_never_continues_the_first() {
-    let other = noise(SIZE, 2);
-    // A server that heeds If-Range sends the other version whole, one that does not sends its end.
-    for heeds in [true, false] {
+fn another_version_is_not_taken_for_the_first() {
+    let (repo, contents) = one();
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start(
+        move |request, number| match (request.is_download(), number) {
+            (true, 0) => repo.answer(request).cut_after(CUT),
+            // Heeds If-Range: the other version comes whole.
+            (true, _) => contents_answer(request, &noise(SIZE, 2)),
+            _ => repo.answer(request),
+        },
+    );
+    let error = pull(&server, cache.path()).unwrap_err();
+    assert!(matches!(error, HubError::Checksum { .. }), "{error:?}");
+    assert!(!partial(cache.path(), &contents).exists());
+}
+
+#[test]
+fn what_does_not_continue_the_first_answer_is_not_appended() {
+    let answer = |start: usize, size: usize, etag: &str| {
+        let end = SIZE - 1;
+        Answer::new(206, &noise(SIZE, 1)[start..])
+            .with("ETag", format!("\"{etag}\""))
+            .with("Content-Range", format!("bytes {start}-{end}/{size}"))
+    };
+    let same = sha256(&noise(SIZE, 1));
+    let wrong = [
+        ("another version", answer(CUT, SIZE, "other")),
+        ("another place", answer(CUT - 1, SIZE, &same)),
+        ("another size", answer(CUT, SIZE + 1, &same)),
+        (
+            "no range",
+            Answer::new(206, "x").with("ETag", format!("\"{same}\"")),
+        ),
+        ("nothing", Answer::new(416, "")),
+    ];
+    for (what, wrong) in wrong {
         let (repo, contents) = one();
         let cache = tempfile::tempdir().unwrap();
-        let changed = other.clone();
         let server = Server::start(
             move |request, number| match (request.is_download(), number) {
                 (true, 0) => repo.answer(request).cut_after(CUT),
-                (true, 1) => {
-                    let mut request = request.clone();
-                    if !heeds {
-                        request.headers.remove("if-range");
-                    }
-                    contents_answer(&request, &changed)
-                }
+                (true, 1) => wrong.clone(),
                 _ => repo.answer(request),
             },
         );
-        let result = pull(&server, cache.path());
-        if heeds {
-            assert!(
-                matches!(result, Err(HubError::Checksum { .. })),
-                "{result:?}"
-            );
-            assert!(!partial(cache.path(), &contents).exists());
-        } else {
-            assert_whole(&result.unwrap(), &contents, cache.path());
-            assert_eq!(server.downloads()[2].start(), 0);
-        }
+        let hub = Hub::new(settings(&server, cache.path())).unwrap();
+        let stop = AtomicBool::new(false);
+        let pulled = hub.pull(&wanted("org/name"), &stop, &mut |event| {
+            // The checksum would notice as well, after all bytes came once more.
+            if let Event::Retrying { because, .. } = event {
+                assert!(
+                    because.to_string().contains("127.0.0.1"),
+                    "{what}: {because}"
+                );
+            }
+        });
+        assert_whole(&pulled.unwrap(), &contents, cache.path());
+        let starts: Vec<usize> = server.downloads().iter().map(Request::start).collect();
+        assert_eq!(starts, [0, CUT, 0], "{what}");
     }
 }
 
