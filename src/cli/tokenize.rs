@@ -1,6 +1,8 @@
 //! `oxling tokenize`: how a text becomes tokens, and back.
 
-use std::io::{Read as _, Write as _};
+mod lines;
+
+use std::io::{BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -9,7 +11,7 @@ use oxling::tokenizer::{EncodeOptions, Tokenizer};
 use serde_json::json;
 
 use super::escapes::unescape;
-use super::model_args::{ModelArgs, read_text};
+use super::model_args::ModelArgs;
 
 /// Show how a text becomes tokens, or tokens a text.
 ///
@@ -33,6 +35,11 @@ pub struct TokenizeArgs {
     /// Token ids to turn into text: numbers with commas or spaces between, in brackets or not.
     #[arg(long, value_name = "IDS", group = "input")]
     decode: Option<String>,
+    /// File with one JSON value a line, each a text; prints one JSON object a line. `-` is stdin. A value is a
+    /// string, or an object with `text` or `hex` (bytes) and, if wanted, `add_special` and `parse_special`; null
+    /// asks for the ids with a special use. An answer has `ids`, and in `hex` the bytes they give back.
+    #[arg(long, value_name = "FILE", group = "input")]
+    json_lines: Option<PathBuf>,
     /// Print the ids alone, as a list.
     #[arg(long)]
     ids: bool,
@@ -66,22 +73,46 @@ pub fn run(args: &TokenizeArgs) -> Result<()> {
     if let Some(ids) = &args.decode {
         return decode(args, &tokenizer, ids);
     }
-    let text = input(args)?;
     let options = EncodeOptions {
         add_special: !args.no_bos,
         parse_special: !args.no_parse_special,
     };
-    print(args, &tokenizer, &tokenizer.encode(&text, options))
+    if let Some(path) = &args.json_lines {
+        return answer_lines(&tokenizer, options, path);
+    }
+    let text = input(args)?;
+    print(args, &tokenizer, &tokenizer.encode_bytes(&text, options))
 }
 
-fn input(args: &TokenizeArgs) -> Result<String> {
+fn answer_lines(tokenizer: &Tokenizer, options: EncodeOptions, path: &Path) -> Result<()> {
+    let out = BufWriter::new(std::io::stdout().lock());
+    if path.as_os_str() == "-" {
+        return lines::run(tokenizer, options, std::io::stdin().lock(), out);
+    }
+    let file =
+        std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    lines::run(tokenizer, options, BufReader::new(file), out)
+        .with_context(|| path.display().to_string())
+}
+
+/// The text, which need not be UTF-8 where it comes from a file.
+fn input(args: &TokenizeArgs) -> Result<Vec<u8>> {
     match (&args.prompt, &args.file) {
-        (Some(text), _) if args.no_escape => Ok(text.clone()),
-        (Some(text), _) => unescape(text),
-        (_, Some(path)) => read_text(path),
-        _ if args.stdin => read_text(Path::new("-")),
+        (Some(text), _) if args.no_escape => Ok(text.clone().into_bytes()),
+        (Some(text), _) => Ok(unescape(text)?.into_bytes()),
+        (_, Some(path)) if path.as_os_str() != "-" => read(path),
+        (_, file) if args.stdin || file.is_some() => {
+            let mut bytes = Vec::new();
+            let mut stdin = std::io::stdin().lock();
+            stdin.read_to_end(&mut bytes).context("cannot read stdin")?;
+            Ok(bytes)
+        }
         _ => bail!("nothing to tokenize: give a text with -p, a file with -f, or --stdin"),
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn print(args: &TokenizeArgs, tokenizer: &Tokenizer, ids: &[u32]) -> Result<()> {

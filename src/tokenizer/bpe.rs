@@ -12,6 +12,7 @@ use crate::gguf::{GgufString, Metadata};
 use super::error::{TokenizerError, shown};
 use super::pre::{PreRule, Splitter, Symbols};
 use super::spaces;
+use super::text::characters;
 use super::vocab::{self, TokenType, Vocab};
 
 const MERGES: &str = "tokenizer.ggml.merges";
@@ -70,16 +71,17 @@ impl Bpe {
         self.model.token_to_id(text)
     }
 
-    /// Appends the ids of a text without special tokens.
-    pub fn encode(&self, text: &str, types: &[TokenType], out: &mut Vec<u32>) {
+    /// Appends the ids of a text without special tokens; what is not UTF-8 in it becomes U+FFFD.
+    pub fn encode(&self, text: &[u8], types: &[TokenType], out: &mut Vec<u32>) {
         let escaped;
         let text = match self.symbols {
-            Symbols::Bytes => text,
+            Symbols::Bytes => characters(text),
             Symbols::Chars { .. } => {
                 escaped = spaces::escape(text, false);
-                &escaped
+                characters(&escaped)
             }
         };
+        let text = text.as_ref();
         // Words repeat: remember where in `out` each was encoded first.
         let mut known: HashMap<&str, (usize, usize)> = HashMap::new();
         let mut symbols = String::new();

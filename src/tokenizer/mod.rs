@@ -9,11 +9,13 @@
 
 mod bpe;
 mod error;
+mod newer;
 mod pre;
 mod spaces;
 mod special;
 mod spm;
 mod stream;
+mod text;
 mod vocab;
 
 #[cfg(test)]
@@ -32,7 +34,7 @@ pub use vocab::TokenType;
 
 use error::shown;
 use pre::Symbols;
-use special::{Part, SpecialFinder};
+use special::{Part, SpecialFinder, Strip};
 use vocab::{Arena, Vocab};
 
 const SUPPORTED_MODELS: &str = "`gpt2` (byte-level BPE), `llama` (SentencePiece) and `gemma4`";
@@ -139,8 +141,12 @@ impl Tokenizer {
                 found: spm.n_bytes(),
             });
         }
+        let strip = Strip::read(md)?;
         // Files of Gemma 4 say no, yet the model needs it.
-        let forced_bos = pre == "gemma4";
+        let forced_bos = symbols
+            == Symbols::Chars {
+                whole_newlines: true,
+            };
         let add_bos = forced_bos || md.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
         let add_eos = md.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
         if (add_bos && ids.bos.is_none()) || (add_eos && ids.eos.is_none()) {
@@ -157,8 +163,9 @@ impl Tokenizer {
                     TokenType::Unknown,
                     TokenType::UserDefined,
                 ],
+                strip,
             ),
-            user_defined: SpecialFinder::new(&vocab, &[TokenType::UserDefined]),
+            user_defined: SpecialFinder::new(&vocab, &[TokenType::UserDefined], strip),
             pre: pre.to_owned(),
             vocab,
             model,
@@ -189,6 +196,12 @@ impl Tokenizer {
 
     /// The ids of a text.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
+        self.encode_bytes(text.as_bytes(), options)
+    }
+
+    /// The ids of a text that may hold bytes that are not UTF-8. A SentencePiece vocabulary has tokens for them;
+    /// in others each becomes U+FFFD.
+    pub fn encode_bytes(&self, text: &[u8], options: EncodeOptions) -> Vec<u32> {
         let mut out = Vec::with_capacity(text.len() / 4 + 2);
         if options.add_special && self.add_bos {
             out.extend(self.ids.bos);
@@ -199,29 +212,31 @@ impl Tokenizer {
             &self.user_defined
         };
         let mut after_special = true;
-        finder.split(text, |part| match part {
-            Part::Token(id) => {
-                out.push(id);
-                after_special = true;
-            }
-            Part::Text(text) => {
-                match &self.model {
-                    Model::Bpe(bpe) => bpe.encode(text, &self.vocab.types, &mut out),
-                    Model::Spm(spm) => spm.encode(
-                        text,
-                        after_special,
-                        &self.vocab.types,
-                        self.ids.unk,
-                        &mut out,
-                    ),
+        for part in finder.split(text) {
+            after_special = match part {
+                Part::Token(id) => {
+                    out.push(id);
+                    true
                 }
-                after_special = false;
-            }
-        });
+                Part::Text(text) => {
+                    self.encode_text(text, after_special, &mut out);
+                    false
+                }
+            };
+        }
         if options.add_special && self.add_eos {
             out.extend(self.ids.eos);
         }
         out
+    }
+
+    /// Appends the ids of a text without special tokens.
+    fn encode_text(&self, text: &[u8], after_special: bool, out: &mut Vec<u32>) {
+        let types = &self.vocab.types;
+        match &self.model {
+            Model::Bpe(bpe) => bpe.encode(text, types, out),
+            Model::Spm(spm) => spm.encode(text, after_special, types, self.ids.unk, out),
+        }
     }
 
     /// The bytes a token stands for; special tokens give their text. Empty for an id outside the vocabulary,

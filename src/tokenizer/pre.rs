@@ -8,6 +8,7 @@
 use tokenizers::utils::SysRegex;
 
 use super::error::{TokenizerError, shown};
+use super::newer::Newer;
 
 /// One step of a rule.
 #[derive(Debug, Clone, Copy)]
@@ -243,6 +244,7 @@ pub(super) fn find(name: &str) -> Result<&'static PreRule, TokenizerError> {
 #[derive(Debug)]
 pub(super) struct Splitter {
     steps: Vec<Step>,
+    newer: Newer,
 }
 
 #[derive(Debug)]
@@ -274,12 +276,21 @@ impl Splitter {
             .iter()
             .map(Step::new)
             .collect::<Result<_, _>>()?;
-        Ok(Self { steps })
+        let newer = Newer::new()?;
+        Ok(Self { steps, newer })
     }
 
     /// Cuts `text` into words, in order; their concatenation is `text`.
     pub fn split<'t>(&self, text: &'t str, word: &mut impl FnMut(&'t str)) {
-        split_by(&self.steps, text, word);
+        let Some(hidden) = self.newer.hidden(text) else {
+            return split_by(&self.steps, text, word);
+        };
+        let mut rest = text;
+        split_by(&self.steps, &hidden, &mut |piece: &str| {
+            let (cut, after) = rest.split_at(piece.len());
+            word(cut);
+            rest = after;
+        });
     }
 }
 

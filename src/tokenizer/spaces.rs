@@ -5,16 +5,16 @@
 const SPACE: &str = "\u{2581}";
 
 /// Spaces become U+2581; `prefix` puts one in front.
-pub(super) fn escape(text: &str, prefix: bool) -> String {
-    let mut escaped = String::with_capacity(text.len() + text.len() / 4 + SPACE.len());
+pub(super) fn escape(text: &[u8], prefix: bool) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(text.len() + text.len() / 4 + SPACE.len());
     if prefix {
-        escaped.push_str(SPACE);
+        escaped.extend_from_slice(SPACE.as_bytes());
     }
-    for (index, part) in text.split(' ').enumerate() {
-        if index > 0 {
-            escaped.push_str(SPACE);
+    for &byte in text {
+        match byte {
+            b' ' => escaped.extend_from_slice(SPACE.as_bytes()),
+            other => escaped.push(other),
         }
-        escaped.push_str(part);
     }
     escaped
 }

@@ -272,85 +272,167 @@ fn end_of_generation(
     eog
 }
 
-/// Finds the texts of special tokens in a text, the longest at the leftmost place.
+/// Which special tokens swallow the white space behind them: those of Phi-3, whose files do not say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Strip(bool);
+
+/// Special tokens of Phi-3 that leave the white space alone.
+const NOT_STRIPPING: &[&str] = &["<unk>", "<s>", "<|endoftext|>"];
+
+impl Strip {
+    /// The rule goes by the model's name; no key has it.
+    pub fn read(md: &Metadata) -> Result<Self, TokenizerError> {
+        let name = md.str("general.name")?.unwrap_or_default();
+        let name = name.to_ascii_lowercase();
+        Ok(Self(name.contains("phi-3") || name.contains("phi3")))
+    }
+
+    fn applies(self, text: &str) -> bool {
+        self.0 && !NOT_STRIPPING.contains(&text)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    text: Box<[u8]>,
+    id: u32,
+    /// Place in the order of search: longest first, then by id.
+    rank: usize,
+    strips: bool,
+}
+
+/// Finds the texts of special tokens in a text. A longer one wins over a shorter one that overlaps it, wherever
+/// they start; of one text, the leftmost.
 #[derive(Debug)]
 pub(super) struct SpecialFinder {
     /// Sorted by bytes, so that all texts with a common start are neighbours.
-    texts: Vec<(Box<[u8]>, u32)>,
+    entries: Vec<Entry>,
     /// Whether some text starts with this byte.
     starts: [bool; 256],
 }
 
 impl SpecialFinder {
-    pub fn new(vocab: &Vocab, types: &[TokenType]) -> Self {
-        let mut texts: Vec<(Box<[u8]>, u32)> = vocab
+    pub fn new(vocab: &Vocab, types: &[TokenType], strip: Strip) -> Self {
+        let mut entries: Vec<Entry> = vocab
             .ids_of_type(types)
             .filter(|&id| !vocab.text(id).is_empty())
-            .map(|id| (Box::from(vocab.text(id).as_bytes()), id))
+            .map(|id| Entry {
+                text: Box::from(vocab.text(id).as_bytes()),
+                id,
+                rank: 0,
+                strips: strip.applies(vocab.text(id)),
+            })
             .collect();
-        texts.sort_unstable();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.text.len()));
+        for (rank, entry) in entries.iter_mut().enumerate() {
+            entry.rank = rank;
+        }
+        entries.sort_unstable_by(|a, b| a.text.cmp(&b.text));
         let mut starts = [false; 256];
-        for (text, _) in &texts {
-            starts[usize::from(text[0])] = true;
+        for entry in &entries {
+            starts[usize::from(entry.text[0])] = true;
         }
-        Self { texts, starts }
+        Self { entries, starts }
     }
 
-    /// Calls `text` and `token` for the parts of `input` in order.
-    pub fn split<'t>(&self, input: &'t str, mut part: impl FnMut(Part<'t>)) {
-        let bytes = input.as_bytes();
-        let (mut done, mut at) = (0, 0);
-        while at < bytes.len() {
-            let found = if self.starts[usize::from(bytes[at])] {
-                self.longest(&bytes[at..])
-            } else {
-                None
-            };
-            let Some((len, id)) = found else {
-                at += 1;
+    /// The parts of `input`, in order.
+    pub fn split<'t>(&self, input: &'t [u8]) -> Vec<Part<'t>> {
+        let mut parts = Vec::new();
+        if !input.is_empty() {
+            parts.push(Part::Text(input));
+        }
+        for entry in self.present(input) {
+            let before = std::mem::take(&mut parts);
+            for part in before {
+                match part {
+                    Part::Text(text) => entry.cut(text, &mut parts),
+                    token => parts.push(token),
+                }
+            }
+        }
+        parts
+    }
+
+    /// The tokens whose text occurs in `input`, in the order of search.
+    fn present(&self, input: &[u8]) -> Vec<&Entry> {
+        let mut found: Vec<Option<&Entry>> = Vec::new();
+        for at in 0..input.len() {
+            if !self.starts[usize::from(input[at])] {
                 continue;
-            };
-            if done < at {
-                part(Part::Text(&input[done..at]));
             }
-            part(Part::Token(id));
-            at += len;
-            done = at;
+            self.prefixes(&input[at..], &mut |entry| {
+                if found.is_empty() {
+                    found.resize(self.entries.len(), None);
+                }
+                found[entry.rank] = Some(entry);
+            });
         }
-        if done < bytes.len() {
-            part(Part::Text(&input[done..]));
-        }
+        found.into_iter().flatten().collect()
     }
 
-    /// The longest text that `input` starts with: its length and id.
-    fn longest(&self, input: &[u8]) -> Option<(usize, u32)> {
-        let mut rest = self.texts.as_slice();
-        let mut longest = None;
-        for (depth, byte) in input.iter().enumerate() {
-            // All of `rest` agree with the input up to `depth`; one that ends there is the first.
-            if let Some((text, id)) = rest.first()
-                && text.len() == depth
-            {
-                longest = Some((depth, *id));
+    /// Calls `found` for every text that `input` starts with.
+    fn prefixes<'s>(&'s self, input: &[u8], found: &mut impl FnMut(&'s Entry)) {
+        let mut rest = self.entries.as_slice();
+        let mut depth = 0;
+        // All of `rest` agree with the input up to `depth`; those that end there come first.
+        while let Some(first) = rest.first() {
+            if first.text.len() == depth {
+                found(first);
                 rest = &rest[1..];
+                continue;
             }
-            let start = rest.partition_point(|(text, _)| text[depth] < *byte);
-            let len = rest[start..].partition_point(|(text, _)| text[depth] == *byte);
+            let Some(&byte) = input.get(depth) else {
+                return;
+            };
+            let start = rest.partition_point(|entry| entry.text[depth] < byte);
+            let len = rest[start..].partition_point(|entry| entry.text[depth] == byte);
             rest = &rest[start..start + len];
-            if rest.is_empty() {
-                return longest;
+            depth += 1;
+        }
+    }
+}
+
+impl Entry {
+    /// Cuts a text around all places of this token's text.
+    fn cut<'t>(&self, mut text: &'t [u8], parts: &mut Vec<Part<'t>>) {
+        while let Some(at) = find(text, &self.text) {
+            if at > 0 {
+                parts.push(Part::Text(&text[..at]));
+            }
+            parts.push(Part::Token(self.id));
+            text = &text[at + self.text.len()..];
+            if self.strips {
+                text = trim_start(text);
             }
         }
-        rest.first()
-            .filter(|(text, _)| text.len() == input.len())
-            .map(|(text, id)| (text.len(), *id))
-            .or(longest)
+        if !text.is_empty() {
+            parts.push(Part::Text(text));
+        }
     }
+}
+
+/// Where `text` first occurs in `input`. `text` is not empty.
+fn find(input: &[u8], text: &[u8]) -> Option<usize> {
+    let mut start = 0;
+    loop {
+        let at = start + input[start..].iter().position(|&byte| byte == text[0])?;
+        if input[at..].starts_with(text) {
+            return Some(at);
+        }
+        start = at + 1;
+    }
+}
+
+/// Without the white space in front, as C's `isspace` knows it (unlike Rust, with the vertical tab).
+fn trim_start(text: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
+    let start = text.iter().position(|byte| !is_space(byte));
+    &text[start.unwrap_or(text.len())..]
 }
 
 /// A part of a text between or at special tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part<'t> {
-    Text(&'t str),
+    Text(&'t [u8]),
     Token(u32),
 }

@@ -16,6 +16,7 @@ use crate::gguf::Metadata;
 use super::bpe;
 use super::error::{TokenizerError, shown};
 use super::spaces;
+use super::text::symbol_len;
 use super::vocab::{self, TokenType, Vocab};
 
 /// A vocabulary whose merges follow from scores.
@@ -107,19 +108,21 @@ impl Spm {
 
     /// The token of a text that merging may use. Control, unknown and byte tokens are no text: a user who types
     /// `</s>` must not end the turn.
-    fn text_id(&self, text: &str, types: &[TokenType]) -> Option<u32> {
+    fn text_id(&self, text: &[u8], types: &[TokenType]) -> Option<u32> {
+        let text = std::str::from_utf8(text).ok()?;
         self.id(text).filter(|&id| {
-            matches!(
+            !matches!(
                 types[id as usize],
-                TokenType::Normal | TokenType::UserDefined
+                TokenType::Control | TokenType::Unknown | TokenType::Byte
             )
         })
     }
 
-    /// Appends the ids of a text without special tokens. `prefix`: it starts a message or follows a special token.
+    /// Appends the ids of a text without special tokens, which need not be UTF-8. `prefix`: it starts a message or
+    /// follows a special token.
     pub fn encode(
         &self,
-        text: &str,
+        text: &[u8],
         prefix: bool,
         types: &[TokenType],
         unk: Option<u32>,
@@ -134,8 +137,8 @@ impl Spm {
                 continue;
             }
             let bytes: Option<Vec<u32>> = piece
-                .bytes()
-                .map(|byte| self.bytes[usize::from(byte)])
+                .iter()
+                .map(|&byte| self.bytes[usize::from(byte)])
                 .collect();
             match bytes {
                 Some(bytes) => out.extend(bytes),
@@ -144,18 +147,9 @@ impl Spm {
         }
     }
 
-    fn merge(&self, text: &str, types: &[TokenType]) -> Vec<Symbol> {
-        let count = text.chars().count();
-        let mut symbols: Vec<Symbol> = text
-            .char_indices()
-            .enumerate()
-            .map(|(index, (start, char))| Symbol {
-                start,
-                len: char.len_utf8(),
-                prev: index.checked_sub(1).unwrap_or(NONE),
-                next: if index + 1 < count { index + 1 } else { NONE },
-            })
-            .collect();
+    fn merge(&self, text: &[u8], types: &[TokenType]) -> Vec<Symbol> {
+        let mut symbols = symbols_of(text);
+        let count = symbols.len();
         let pair = |symbols: &[Symbol], left: usize, right: usize| {
             let (first, second) = (symbols.get(left)?, symbols.get(right)?);
             let len = first.len + second.len;
@@ -192,4 +186,25 @@ impl Spm {
         }
         symbols
     }
+}
+
+/// One symbol for each character.
+fn symbols_of(text: &[u8]) -> Vec<Symbol> {
+    let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
+    let mut start = 0;
+    while start < text.len() {
+        let index = symbols.len();
+        let len = symbol_len(text[start]).min(text.len() - start);
+        symbols.push(Symbol {
+            start,
+            len,
+            prev: index.checked_sub(1).unwrap_or(NONE),
+            next: index + 1,
+        });
+        start += len;
+    }
+    if let Some(last) = symbols.last_mut() {
+        last.next = NONE;
+    }
+    symbols
 }

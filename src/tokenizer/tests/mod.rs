@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod keys;
+mod llama_cpp;
 mod reference;
 mod rules;
 mod spm;
