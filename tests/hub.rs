@@ -627,7 +627,7 @@ fn two_at_once_download_once() {
 
 #[test]
 fn names_that_lead_out_of_the_cache_are_refused() {
-    for name in ["../../../evil.gguf", "/tmp/evil.gguf", "a\\..\\evil.gguf"] {
+    for name in ["../../../evil.gguf", "/evil.gguf", "a\\..\\evil.gguf"] {
         let cache = tempfile::tempdir().unwrap();
         let repo = Repo::new("org/name").file(name, "evil");
         let server = Server::start(move |request, _| repo.answer(request));
