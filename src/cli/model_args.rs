@@ -139,7 +139,7 @@ pub struct ComputeArgs {
         env = "LLAMA_ARG_CACHE_TYPE_K"
     )]
     pub cache_type_k: CacheType,
-    /// As -ctk. MLA keeps keys and values in one row, so it must be the same type [-ctv].
+    /// As -ctk, and the same type: MLA keeps keys and values in one row [-ctv].
     #[arg(
         long = "cache-type-v",
         value_name = "TYPE",

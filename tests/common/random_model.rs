@@ -149,7 +149,7 @@ impl RandomModel {
                 mla: Some(MlaShape {
                     q_lora: Some(32),
                     kv_lora: 32,
-                    nope: 24,
+                    nope: 32,
                     v_dim: 16,
                     legacy: false,
                 }),
@@ -339,9 +339,8 @@ impl RandomModel {
                 key("attention.value_length", self.head_dim);
             }
             Some(mla) => {
-                if let Some(rank) = mla.q_lora {
-                    key("attention.q_lora_rank", rank);
-                }
+                // llama.cpp wants the key even where there is no rank, but for models of as many blocks as V2-Lite.
+                key("attention.q_lora_rank", mla.q_lora.unwrap_or(0));
                 key("attention.kv_lora_rank", mla.kv_lora);
                 let head = mla.nope + self.n_rot;
                 if mla.legacy {
