@@ -16,8 +16,8 @@ use oxling::memory::{SeqId, Work};
 use oxling::model::{ARCHITECTURES, LoadOptions, Model};
 use random_model::RandomModel;
 
-/// F32 sums of a few hundred terms against f64, on logits of size about 2.
-const F32_TOLERANCE: f64 = 5e-4;
+/// F32 sums of a few hundred terms against f64, on logits of size about 1.
+const F32_TOLERANCE: f64 = 2e-4;
 
 const TOKENS: [u32; 23] = [
     84, 104, 101, 32, 99, 97, 112, 105, 116, 97, 108, 32, 111, 102, 32, 70, 114, 97, 110, 99, 101,

@@ -19,7 +19,8 @@ pub use timeline::{Finish, GenerateOptions, Generation, Prefill, Timeline};
 
 use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Observer, Profile, Scheduler};
 use crate::memory::{
-    Checkpoint, DraftWork, Memory, MemoryConfig, MemoryError, Plan, SeqId, StepKind, Topology, Work,
+    Checkpoint, DraftWork, Memory, MemoryConfig, MemoryError, Plan, RowSpec, SeqId, StepKind,
+    Topology, Work,
 };
 use crate::model::step::{Kernels, Step, supports_flash};
 use crate::model::{AttentionKernel, Model};
@@ -191,7 +192,7 @@ pub struct EngineStats {
 pub struct Engine {
     model: Model,
     config: EngineConfig,
-    kernel: AttentionKernel,
+    kernel: KernelRule,
     /// Types of weights that [`Engine::step_exact`] multiplies column by column, once it is known.
     by_column: Option<Vec<DType>>,
     graphs: Graphs,
@@ -451,7 +452,7 @@ impl Engine {
         let topology = plan.topology();
         let start = Instant::now();
         let kernels = Kernels {
-            attention: self.kernel,
+            attention: self.kernel.of_step(plan),
             by_column: self.by_column.as_deref().unwrap_or_default(),
         };
         let compile = || compile(&self.model, &self.memory, kernels, plan, &topology);
@@ -524,27 +525,53 @@ fn row_step(model: &Model) -> u32 {
     }
 }
 
-/// The kernel asked for; by default the fused one where the GPUs that hold rows have it. On the CPU the matrix products
-/// are faster for one token and for long prompts.
-fn attention_kernel(model: &Model, config: &EngineConfig) -> Result<AttentionKernel, EngineError> {
+/// Which attention kernel steps use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KernelRule {
+    /// The same in all.
+    Always(AttentionKernel),
+    /// The fused one in steps with prompts. Single tokens keep the matrix products, which give a token the same bits
+    /// alone and among others.
+    PromptsFused,
+}
+
+impl KernelRule {
+    fn of_step(self, plan: &Plan) -> AttentionKernel {
+        let n_seqs: usize = plan.groups.iter().map(|g| g.seqs.len()).sum();
+        match self {
+            Self::Always(kernel) => kernel,
+            Self::PromptsFused if plan.n_tokens() > n_seqs && !plan.kind.exact => {
+                AttentionKernel::Flash
+            }
+            Self::PromptsFused => AttentionKernel::Unfused,
+        }
+    }
+}
+
+/// The kernel asked for; by default the fused one where the GPUs that hold rows have it. On the CPU it is faster for
+/// prompts if each head has keys and values of its own, and slower for a latent that all heads share.
+fn attention_kernel(model: &Model, config: &EngineConfig) -> Result<KernelRule, EngineError> {
+    let always = |kernel| Ok(KernelRule::Always(kernel));
     let quantised = config.row_type.is_quantized();
     match config.flash_attention {
-        FlashAttention::On => Ok(AttentionKernel::Flash),
+        FlashAttention::On => always(AttentionKernel::Flash),
         FlashAttention::Off if quantised => Err(EngineError::NeedsFlash {
             row_type: config.row_type,
         }),
-        FlashAttention::Off => Ok(AttentionKernel::Unfused),
-        FlashAttention::Auto if quantised => Ok(AttentionKernel::Flash),
+        FlashAttention::Off => always(AttentionKernel::Unfused),
+        FlashAttention::Auto if quantised => always(AttentionKernel::Flash),
         FlashAttention::Auto => {
             let rows = &model.memory_spec().rows;
             let mut on_gpu = rows.iter().filter(|r| r.device.is_gpu()).peekable();
-            let fused = on_gpu.peek().is_some()
+            let any_on_gpu = on_gpu.peek().is_some();
+            let fused = any_on_gpu
                 && on_gpu.all(|r| supports_flash(r.device, r, config.row_type, row_step(model)));
-            Ok(if fused {
-                AttentionKernel::Flash
-            } else {
-                AttentionKernel::Unfused
-            })
+            let latent = |r: &RowSpec| r.read_by.is_some_and(|reader| reader.value_in_row);
+            match any_on_gpu {
+                _ if fused => always(AttentionKernel::Flash),
+                false if !rows.iter().any(latent) => Ok(KernelRule::PromptsFused),
+                _ => always(AttentionKernel::Unfused),
+            }
         }
     }
 }
