@@ -116,7 +116,12 @@ fn every_shape_equals_the_plain_network(arch: &'static str) {
     for hp in random_shapes::shapes(arch) {
         let expected = plain_decoder::forward(&hp, &TOKENS);
         let model = load(&hp);
-        for kernel in [FlashAttention::Off, FlashAttention::On] {
+        let kernels = [
+            FlashAttention::Off,
+            FlashAttention::On,
+            FlashAttention::Auto,
+        ];
+        for kernel in kernels {
             let mut one = engine(&model, kernel, 1);
             for chunk in [TOKENS.len(), 5, 1] {
                 check(&hp, &expected, &mut one, chunk);
@@ -192,7 +197,7 @@ fn exact_steps_give_the_bits_of_single_tokens() {
         .flat_map(random_shapes::shapes);
     for hp in all.filter(|hp| SHAPES.contains(&hp.name)) {
         let model = load(&hp);
-        let mut alone = engine(&model, FlashAttention::Off, 1);
+        let mut alone = engine(&model, FlashAttention::Auto, 1);
         let single = |token: &u32| {
             let work = Work {
                 seq: SeqId(0),
@@ -203,7 +208,7 @@ fn exact_steps_give_the_bits_of_single_tokens() {
             out.logits(0, 0).expect("row").to_vec()
         };
         let rows: Vec<Vec<f32>> = TOKENS[..9].iter().map(single).collect();
-        let mut together = engine(&model, FlashAttention::Off, N_SEQ);
+        let mut together = engine(&model, FlashAttention::Auto, N_SEQ);
         for (i, part) in TOKENS[..9].chunks(3).enumerate() {
             let work: Vec<Work<'_>> = (0..N_SEQ)
                 .map(|s| Work {
