@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod argv;
+mod batched_bench;
 mod completions;
+mod counts;
 mod errors;
 mod escapes;
 mod hub_args;
@@ -74,6 +76,7 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     Imatrix(imatrix::ImatrixArgs),
     Import(import::ImportArgs),
+    BatchedBench(Box<batched_bench::BatchedBenchArgs>),
     Speculation(Box<speculation::SpeculationArgs>),
     Synth(synth::SynthArgs),
     Licenses(licenses::LicensesArgs),
@@ -122,6 +125,7 @@ fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::BatchedBench(args) => batched_bench::run(args),
         Command::Speculation(args) => speculation::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Licenses(args) => licenses::run(args),

@@ -22,13 +22,18 @@ pub const SHORT: &[(&str, &str)] = &[
     ("ngl", "n-gpu-layers"),
     ("no-cnv", "no-conversation"),
     ("np", "parallel"),
+    ("npl", "npl"),
+    ("npp", "npp"),
+    ("ntg", "ntg"),
     ("ofreq", "output-frequency"),
+    ("pps", "pps"),
     ("rea", "reasoning"),
     ("sp", "special"),
     ("st", "single-turn"),
     ("sys", "system-prompt"),
     ("sysf", "system-prompt-file"),
     ("tb", "threads-batch"),
+    ("tgs", "tgs"),
     ("ub", "ubatch-size"),
 ];
 

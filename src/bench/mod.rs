@@ -1,0 +1,14 @@
+//! Measuring the speed of an engine: sweeps over context and batch, repeated tests, and charts of them.
+//!
+//! What is timed is what llama.cpp's tools time: computing, without tokenising and without sampling. Tokens are random,
+//! since a model of experts is faster on a text that repeats itself.
+
+#![forbid(unsafe_code)]
+
+mod chart;
+mod runs;
+mod samples;
+
+pub use chart::{Chart, Line, svg};
+pub use runs::{Cell, CellOptions, CellTimes, Test, run_cell, run_test, warm_up};
+pub use samples::{Samples, ratio};
