@@ -235,3 +235,261 @@ fn batched_bench_refuses_what_cannot_be_measured() {
         assert!(error.contains(wanted), "{args:?}: {error}");
     }
 }
+
+/// Fields of llama-bench, in its order; JSON has the samples beside them.
+const FIELDS: [&str; 42] = [
+    "build_commit",
+    "build_number",
+    "cpu_info",
+    "gpu_info",
+    "backends",
+    "model_filename",
+    "model_type",
+    "model_size",
+    "model_n_params",
+    "n_batch",
+    "n_ubatch",
+    "n_threads",
+    "cpu_mask",
+    "cpu_strict",
+    "poll",
+    "type_k",
+    "type_v",
+    "n_gpu_layers",
+    "n_cpu_moe",
+    "split_mode",
+    "main_gpu",
+    "no_kv_offload",
+    "flash_attn",
+    "devices",
+    "tensor_split",
+    "tensor_buft_overrides",
+    "load_mode",
+    "lazy_mode",
+    "embeddings",
+    "no_op_offload",
+    "no_host",
+    "repack",
+    "fit_target",
+    "fit_min_ctx",
+    "n_prompt",
+    "n_gen",
+    "n_depth",
+    "test_time",
+    "avg_ns",
+    "stddev_ns",
+    "avg_ts",
+    "stddev_ts",
+];
+
+/// Small tests: a prompt, generation and both, at two depths.
+const BENCH: [&str; 15] = [
+    "bench", "-dev", "none", "-t", "1", "-p", "8", "-n", "2", "-pg", "8,2", "-d", "0,5", "-r", "2",
+];
+const NAMES: [&str; 6] = [
+    "pp8",
+    "tg2",
+    "pp8+tg2",
+    "pp8 @ d5",
+    "tg2 @ d5",
+    "pp8+tg2 @ d5",
+];
+
+#[test]
+fn bench_prints_llama_benchs_json() {
+    let (out, _) = outputs(&[&BENCH[..], &["-o", "json"]].concat());
+    let list: Vec<Value> = serde_json::from_str(&out).unwrap();
+    assert_eq!(list.len(), NAMES.len());
+    for result in &list {
+        assert_eq!(
+            keys(result),
+            [&FIELDS[..], &["samples_ns", "samples_ts"]].concat()
+        );
+        let samples = |key: &str| -> Vec<f64> {
+            let list = result[key].as_array().unwrap();
+            list.iter().map(|v| v.as_f64().unwrap()).collect()
+        };
+        let (ns, ts) = (samples("samples_ns"), samples("samples_ts"));
+        assert_eq!(ns.len(), 2);
+        let tokens = result["n_prompt"].as_f64().unwrap() + result["n_gen"].as_f64().unwrap();
+        for (ns, ts) in ns.iter().zip(&ts) {
+            assert!((ts * ns / 1e9 / tokens - 1.0).abs() < 1e-6, "{result}");
+        }
+        let mean = |list: &[f64]| list.iter().sum::<f64>() / list.len() as f64;
+        assert!((result["avg_ns"].as_f64().unwrap() - mean(&ns)).abs() <= 1.0);
+        assert!((result["avg_ts"].as_f64().unwrap() / mean(&ts) - 1.0).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn bench_prints_every_format_of_llama_bench() {
+    let (out, _) = outputs(&BENCH);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(
+        lines[0],
+        "| model                          |       size |     params | backend    | threads | dev          |            test |                  t/s |"
+    );
+    assert_eq!(
+        lines[1],
+        "| ------------------------------ | ---------: | ---------: | ---------- | ------: | ------------ | --------------: | -------------------: |"
+    );
+    let rows = cells(&out);
+    assert_eq!(
+        rows.iter().map(|r| r[6].as_str()).collect::<Vec<_>>(),
+        NAMES
+    );
+    for row in &rows {
+        assert!(
+            row[0].starts_with("bailing_hybrid") && row[0].ends_with("IQ4_NL"),
+            "{row:?}"
+        );
+        let (mean, spread) = row[7].split_once(" ± ").unwrap();
+        assert!(mean.parse::<f64>().unwrap() > 0.0 && spread.parse::<f64>().unwrap() >= 0.0);
+    }
+    assert!(lines.last().unwrap().starts_with("build: "));
+
+    let (out, err) = outputs(&[&BENCH[..], &["-o", "csv", "-oe", "jsonl"]].concat());
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (7, FIELDS.join(",").as_str()));
+    assert!(
+        lines[1..]
+            .iter()
+            .all(|l| l.split("\",\"").count() == FIELDS.len()),
+        "{out}"
+    );
+    let objects = err.lines().filter(|l| l.starts_with('{'));
+    assert_eq!(
+        objects
+            .map(|l| serde_json::from_str::<Value>(l).unwrap())
+            .count(),
+        6
+    );
+
+    let (out, _) = outputs(&[
+        "bench", "-t", "1", "-p", "4", "-n", "0", "-r", "1", "-o", "sql",
+    ]);
+    let (create, insert) = out.split_once("\n);\n\n").unwrap();
+    let mut columns = create.lines();
+    assert_eq!(
+        columns.next(),
+        Some("CREATE TABLE IF NOT EXISTS llama_bench (")
+    );
+    let columns: Vec<&str> = columns
+        .map(|l| l.trim().split(' ').next().unwrap())
+        .collect();
+    assert_eq!(columns, FIELDS);
+    for typed in [
+        "build_number INTEGER",
+        "cpu_strict INTEGER",
+        "avg_ts REAL",
+        "type_k TEXT",
+    ] {
+        assert!(create.contains(typed), "{typed}: {create}");
+    }
+    assert!(
+        insert.starts_with("INSERT INTO llama_bench (build_commit, "),
+        "{insert}"
+    );
+}
+
+#[test]
+fn bench_tries_every_value_with_every_other() {
+    let lists = "-t 1 -p 2-4+2 -n 0 -r 1 -ub 4,8 -ctk f16,f32 -fa off --no-warmup -o jsonl";
+    let args: Vec<&str> = ["bench"].into_iter().chain(lists.split(' ')).collect();
+    let (out, _) = outputs(&args);
+    let setups: Vec<String> = out
+        .lines()
+        .map(|l| {
+            let v: Value = serde_json::from_str(l).unwrap();
+            let text = |key: &str| v[key].to_string().replace('"', "");
+            ["n_ubatch", "type_k", "flash_attn", "n_prompt"]
+                .map(text)
+                .join(" ")
+        })
+        .collect();
+    let expected = [
+        "4 f16 0 2",
+        "4 f16 0 4",
+        "4 f32 0 2",
+        "4 f32 0 4",
+        "8 f16 0 2",
+        "8 f16 0 4",
+        "8 f32 0 2",
+        "8 f32 0 4",
+    ];
+    assert_eq!(setups, expected);
+}
+
+#[test]
+fn bench_compares_with_earlier_results_and_shows_operations() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.json");
+    let entry = |n_prompt: u32, threads: u32, rate: f64| {
+        serde_json::json!({ "model_filename": "x/y.gguf", "n_prompt": n_prompt, "n_gen": 0, "n_depth": 0,
+            "n_threads": threads, "avg_ts": rate, "stddev_ts": 0.0 })
+    };
+    let other = serde_json::json!([entry(4, 7, 1e-3), entry(4, 1, 1e9), entry(5, 1, 1.0)]);
+    std::fs::write(&path, other.to_string()).unwrap();
+    let args = [
+        "bench",
+        "-t",
+        "1",
+        "-p",
+        "4,6",
+        "-n",
+        "0",
+        "-r",
+        "2",
+        "--profile",
+        "--compare",
+    ];
+    let (out, _) = outputs(&[&args[..], &[path.to_str().unwrap()]].concat());
+    let (_, compared) = out.split_once("against ").unwrap();
+    let row = compared
+        .lines()
+        .find(|l| l.trim_start().starts_with("pp4 "))
+        .unwrap();
+    // The entry with the same number of threads is the one to compare with.
+    assert!(
+        row.contains("1000000000.00 ± 0.00") && row.contains("0.000 ± 0.000"),
+        "{row}"
+    );
+    assert!(row.contains("y.gguf"), "{row}");
+    let row = compared
+        .lines()
+        .find(|l| l.trim_start().starts_with("pp6 "))
+        .unwrap();
+    assert_eq!(row.matches(" -").count(), 2, "{row}");
+    assert!(out.contains("MUL_MAT") && out.contains("IQ4_NL"), "{out}");
+
+    let args = [&args[..], &[path.to_str().unwrap(), "-o", "json"]].concat();
+    let (out, err) = outputs(&args);
+    assert_eq!(serde_json::from_str::<Vec<Value>>(&out).unwrap().len(), 2);
+    assert!(err.contains("against ") && err.contains("MUL_MAT"), "{err}");
+}
+
+#[test]
+fn bench_refuses_what_cannot_be_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.json");
+    std::fs::write(&path, "[{}]").unwrap();
+    let path = path.to_str().unwrap();
+    let cases: [(&[&str], &str); 9] = [
+        (&["-p", "0", "-n", "0"], "nothing to measure"),
+        (&["-p", "9-1"], "ends before it starts"),
+        (&["-pg", "5"], "as in 512,128"),
+        (&["-r", "0"], "1..=10000"),
+        (&["-t", "0"], "at least 1"),
+        (&["-ctk", "f16", "-ctv", "f32"], "-ctv differs"),
+        (
+            &["-d", "4294967295", "-p", "1", "-n", "0"],
+            "more tokens than",
+        ),
+        (&["--compare", path], "no results of a bench"),
+        (&["--compare", "missing.json"], "missing.json"),
+    ];
+    for (args, wanted) in cases {
+        let error = refusal(&[&["bench"], args].concat());
+        assert!(error.contains(wanted), "{args:?}: {error}");
+    }
+}

@@ -10,5 +10,5 @@ mod runs;
 mod samples;
 
 pub use chart::{Chart, Line, svg};
-pub use runs::{Cell, CellOptions, CellTimes, Test, run_cell, run_test, warm_up};
+pub use runs::{Cell, CellOptions, CellTimes, Test, profile_test, run_cell, run_test, warm_up};
 pub use samples::{Samples, ratio};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError};
+use crate::ggml::Profile;
 use crate::memory::{SeqId, Work};
 
 /// One combination of a sweep over context and batch.
@@ -217,6 +218,24 @@ pub fn run_test(
         on_run(run);
     }
     Ok(times)
+}
+
+/// Computes a test once with a clock around each operation; what comes before it is not counted.
+///
+/// # Errors
+/// As [`run_test`].
+pub fn profile_test(engine: &mut Engine, test: Test) -> Result<Profile, EngineError> {
+    let mut tokens = Tokens::new(engine);
+    engine.clear(SeqId(0))?;
+    prefill(engine, 0..1, test.n_depth, &mut tokens)?;
+    engine.set_profiling(true);
+    let mut result = prefill(engine, 0..1, test.n_prompt, &mut tokens);
+    for _ in 0..test.n_gen {
+        result = result.and_then(|()| prefill(engine, 0..1, 1, &mut tokens));
+    }
+    let profile = engine.take_profile();
+    engine.set_profiling(false);
+    result.map(|()| profile)
 }
 
 #[cfg(test)]

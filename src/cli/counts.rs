@@ -23,22 +23,20 @@ impl FromStr for Counts {
         let Some(rest) = rest else {
             return Ok(Self(vec![first]));
         };
-        let (last, next): (&str, Box<dyn Fn(u32) -> Option<u32>>) =
-            if let Some((last, step)) = rest.split_once('+') {
-                let step = number(step)?;
-                (last, Box::new(move |n| n.checked_add(step)))
-            } else if let Some((last, factor)) = rest.split_once('*') {
-                let factor = number(factor)?;
-                (last, Box::new(move |n| n.checked_mul(factor)))
-            } else {
-                (rest, Box::new(|n| n.checked_add(1)))
-            };
+        let (last, factor, step) = if let Some((last, step)) = rest.split_once('+') {
+            (last, 1, number(step)?)
+        } else if let Some((last, factor)) = rest.split_once('*') {
+            (last, number(factor)?, 0)
+        } else {
+            (rest, 1, 1)
+        };
         let last = number(last)?;
         if last < first {
             return Err("the range ends before it starts".to_owned());
         }
         let mut all = vec![first];
         let mut now = first;
+        let next = |n: u32| n.checked_mul(factor)?.checked_add(step);
         while let Some(n) = next(now).filter(|&n| n <= last) {
             if n <= now {
                 return Err("the range never ends".to_owned());

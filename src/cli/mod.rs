@@ -4,6 +4,7 @@
 
 mod argv;
 mod batched_bench;
+mod bench;
 mod completions;
 mod counts;
 mod errors;
@@ -76,6 +77,7 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     Imatrix(imatrix::ImatrixArgs),
     Import(import::ImportArgs),
+    Bench(Box<bench::BenchArgs>),
     BatchedBench(Box<batched_bench::BatchedBenchArgs>),
     Speculation(Box<speculation::SpeculationArgs>),
     Synth(synth::SynthArgs),
@@ -125,6 +127,7 @@ fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::BatchedBench(args) => batched_bench::run(args),
         Command::Speculation(args) => speculation::run(args),
         Command::Synth(args) => synth::run(args),

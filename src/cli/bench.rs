@@ -1,0 +1,289 @@
+//! `oxling bench`: repeated speed tests, as llama-bench runs and prints them.
+
+#![forbid(unsafe_code)]
+
+mod compare;
+mod output;
+mod plan;
+mod profile;
+mod record;
+
+use std::io::{IsTerminal as _, Write};
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use oxling::bench::{Samples, Test, run_test, warm_up};
+use oxling::engine::{Engine, EngineConfig};
+use oxling::hub::{FileName, Reference};
+use oxling::model::Model;
+
+use super::counts::Counts;
+use super::hub_args::HubArgs;
+use super::model_args::{CacheType, GpuLayers, LoadMode, OnOffAuto};
+use compare::Other;
+use output::{Format, Printer};
+use plan::{Plan, PromptGen, Setup};
+use profile::Operations;
+use record::Record;
+
+/// Measure speed of prompts and generation: the tests, flags and outputs of llama-bench.
+///
+/// Each list of values is tried with each other one. A test is a prompt (`pp512`), generation (`tg128`) or one after
+/// the other (`pp512+tg128`), after -d tokens in memory (`@ d4096`). Numbers may be ranges: 1-4, 128-512+128, 128-4096*2.
+/// What guesses ahead bring is measured by `oxling speculation`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  oxling bench -m model.gguf
+  oxling bench -m model.gguf -p 512,2048 -n 64 -d 0,4096 -t 1-8*2 -o json > mine.json
+  oxling bench -m model.gguf --compare mine.json      # or a file of llama-bench -o json
+  oxling bench -m model.gguf -p 512 -n 32 --profile   # time by operation")]
+pub struct BenchArgs {
+    /// Tokens of the prompt; 0 for none.
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "512"
+    )]
+    n_prompt: Vec<Counts>,
+    /// Tokens to generate; 0 for none.
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
+    n_gen: Vec<Counts>,
+    /// A prompt and generation in one test; may be repeated [-pg].
+    #[arg(long, value_name = "PP,TG")]
+    pg: Vec<PromptGen>,
+    /// Tokens in memory before each test.
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "0"
+    )]
+    n_depth: Vec<Counts>,
+    /// Times each test is repeated.
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    repetitions: u32,
+    /// Leave out the untimed micro-batch and token before each test.
+    #[arg(long)]
+    no_warmup: bool,
+    /// What is printed.
+    #[arg(short = 'o', long, value_name = "FORMAT", value_enum, default_value_t = Format::Md)]
+    output: Format,
+    /// Print to stderr too, in another format [-oe].
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    output_err: Option<Format>,
+    /// Also print the ratio to the results in a JSON file of this command or of llama-bench.
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// Also print time by operation, from one more run of each test.
+    #[arg(long)]
+    profile: bool,
+    #[command(flatten)]
+    setups: SetupArgs,
+}
+
+/// Lists of models and settings.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Models and settings (lists)")]
+struct SetupArgs {
+    /// GGUF files. Without any, the built-in demo model.
+    #[arg(
+        short = 'm',
+        long,
+        value_name = "FILES",
+        value_delimiter = ',',
+        env = "LLAMA_ARG_MODEL"
+    )]
+    model: Vec<PathBuf>,
+    /// Model of a hub, downloaded unless it is here; QUANT is Q4_K_M if not named [-hf, -hfr].
+    #[arg(long, value_name = "REPO[:QUANT]", env = "LLAMA_ARG_HF_REPO")]
+    hf_repo: Option<Reference>,
+    /// The very file of that repository [-hff].
+    #[arg(long, value_name = "FILE", env = "LLAMA_ARG_HF_FILE")]
+    hf_file: Option<FileName>,
+    #[command(flatten)]
+    hub: HubArgs,
+    /// Threads, for prompts and generation; default: one per core.
+    #[arg(
+        short = 't',
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        env = "LLAMA_ARG_THREADS"
+    )]
+    threads: Vec<Counts>,
+    /// Batch sizes; only as a limit of -ub.
+    #[arg(
+        short = 'b',
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "2048"
+    )]
+    batch_size: Vec<Counts>,
+    /// Largest numbers of tokens computed at once [-ub].
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "512"
+    )]
+    ubatch_size: Vec<Counts>,
+    /// Element types of the attention memory [-ctk].
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "f16"
+    )]
+    cache_type_k: Vec<CacheType>,
+    /// As -ctk, since keys and values share rows [-ctv].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cache_type_v: Vec<CacheType>,
+    /// Fused attention: on, off, auto [-fa].
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_enum,
+        default_value = "auto"
+    )]
+    flash_attn: Vec<OnOffAuto>,
+    /// Blocks on GPUs: numbers, `all` or `auto` [-ngl].
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "auto",
+        allow_negative_numbers = true
+    )]
+    n_gpu_layers: Vec<GpuLayers>,
+    /// Blocks whose experts stay on the CPU [-ncmoe].
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0")]
+    n_cpu_moe: Vec<Counts>,
+    /// How weights get into memory [-lm].
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_enum,
+        default_value = "auto"
+    )]
+    load_mode: Vec<LoadMode>,
+    /// Devices to offload to in all tests, comma-separated; `none` for the CPU alone [-dev].
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    device: Vec<String>,
+    /// ggml RPC servers to offload to in all tests, host:port, comma-separated.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    rpc: Vec<String>,
+}
+
+/// Runs the command.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    let plan = Plan::new(args)?;
+    let other = args.compare.as_deref().map(Other::read).transpose()?;
+    let mut out = std::io::stdout().lock();
+    let mut printer = Printer::new(args.output, &plan);
+    let mut printer_err = args.output_err.map(|format| Printer::new(format, &plan));
+    let mut records = Vec::new();
+    let mut profiles = Vec::new();
+    let mut loaded: Option<(usize, Model)> = None;
+    for (i, (setup, test)) in plan.runs().enumerate() {
+        let model = match loaded.take() {
+            Some((load, model)) if load == setup.load => model,
+            _ => setup.model.load_for(setup.model.open()?, false)?,
+        };
+        let progress = Progress::new(i + 1, plan.len(), &setup, test);
+        let mut engine = engine(&model, &setup, test)?;
+        if !args.no_warmup {
+            progress.say("warm-up");
+            warm_up(&mut engine, test.n_prompt, test.n_gen)?;
+        }
+        let say = &mut |run| progress.say(&format!("run {run} of {}", args.repetitions));
+        let times = run_test(&mut engine, test, args.repetitions, say)?;
+        let samples = Samples::new(&times, test.n_tokens());
+        if args.profile {
+            progress.say("profile");
+            profiles.push(Operations::measure(&mut engine, test)?);
+        }
+        progress.clear();
+        let record = Record::new(&model, &setup, &engine, test, samples)?;
+        printer.record(&mut out, &record)?;
+        if let Some(printer) = &mut printer_err {
+            printer.record(&mut std::io::stderr().lock(), &record)?;
+        }
+        records.push(record);
+        loaded = Some((setup.load, model));
+    }
+    printer.finish(&mut out)?;
+    if let Some(printer) = printer_err {
+        printer.finish(&mut std::io::stderr().lock())?;
+    }
+    // Other formats are for programs: what is for people must not be among them.
+    let mut err = std::io::stderr().lock();
+    let people: &mut dyn Write = if args.output == Format::Md {
+        &mut out
+    } else {
+        &mut err
+    };
+    if let Some(other) = other {
+        other.write(people, &records)?;
+    }
+    for operations in profiles {
+        operations.write(people)?;
+    }
+    Ok(())
+}
+
+/// An engine with just the context that a test needs.
+fn engine(model: &Model, setup: &Setup, test: Test) -> Result<Engine> {
+    let n_ctx = u32::try_from(test.n_ctx());
+    ensure!(
+        n_ctx.is_ok(),
+        "{test} needs more tokens than a context can have"
+    );
+    let config = EngineConfig {
+        n_ctx: n_ctx.unwrap_or(u32::MAX),
+        ..setup.compute.engine_config()?
+    };
+    Ok(Engine::new(model, config)?)
+}
+
+/// A line on a terminal that says what is being measured.
+struct Progress {
+    what: Option<String>,
+}
+
+impl Progress {
+    fn new(index: usize, total: usize, setup: &Setup, test: Test) -> Self {
+        let threads = setup
+            .compute
+            .threads
+            .map_or(String::new(), |t| format!(", {t} threads"));
+        let shown = std::io::stderr().is_terminal();
+        Self {
+            what: shown.then(|| format!("test {index} of {total}: {test}{threads}")),
+        }
+    }
+
+    fn say(&self, state: &str) {
+        if let Some(what) = &self.what {
+            anstream::eprint!("\r\x1b[K{what}, {state}");
+        }
+    }
+
+    fn clear(&self) {
+        if self.what.is_some() {
+            anstream::eprint!("\r\x1b[K");
+        }
+    }
+}

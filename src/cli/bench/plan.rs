@@ -1,0 +1,209 @@
+//! Which tests are run, with which settings, in which order.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::Result;
+use oxling::bench::Test;
+
+use super::super::counts::{Counts, all};
+use super::super::errors::hinted;
+use super::super::model_args::{CacheType, ComputeArgs, GpuLayers, LoadMode, ModelArgs, OnOffAuto};
+use super::{BenchArgs, SetupArgs};
+
+/// A prompt and generation, `512,128`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptGen {
+    n_prompt: u32,
+    n_gen: u32,
+}
+
+impl FromStr for PromptGen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "expected two numbers, as in 512,128".to_owned();
+        let (n_prompt, n_gen) = text.split_once(',').ok_or_else(wrong)?;
+        let number = |text: &str| text.parse().map_err(|_| wrong());
+        Ok(Self {
+            n_prompt: number(n_prompt)?,
+            n_gen: number(n_gen)?,
+        })
+    }
+}
+
+/// One combination of models and settings.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Setups of the same number share a loaded model.
+    pub load: usize,
+    pub model: ModelArgs,
+    pub compute: ComputeArgs,
+}
+
+/// All tests of all setups.
+pub struct Plan {
+    setups: Vec<Setup>,
+    n_depth: Vec<u32>,
+    tests: Vec<PromptGen>,
+    /// Names of the fields that are not at their defaults throughout.
+    varied: Vec<&'static str>,
+}
+
+impl Plan {
+    /// Lays out what the flags ask for.
+    pub fn new(args: &BenchArgs) -> Result<Self> {
+        let one = |n_prompt, n_gen| PromptGen { n_prompt, n_gen };
+        let mut tests: Vec<PromptGen> =
+            all(&args.n_prompt).into_iter().map(|n| one(n, 0)).collect();
+        tests.extend(all(&args.n_gen).into_iter().map(|n| one(0, n)));
+        tests.extend(&args.pg);
+        tests.retain(|test| (test.n_prompt, test.n_gen) != (0, 0));
+        let plan = Self {
+            setups: setups(&args.setups)?,
+            n_depth: all(&args.n_depth),
+            tests,
+            varied: varied(&args.setups),
+        };
+        if plan.len() == 0 {
+            return Err(hinted(
+                "there is nothing to measure",
+                "name a number above 0 with -p or -n",
+            ));
+        }
+        Ok(plan)
+    }
+
+    /// Number of tests.
+    pub fn len(&self) -> usize {
+        self.setups.len() * self.n_depth.len() * self.tests.len()
+    }
+
+    /// Whether a field deserves a column in a table.
+    pub fn varies(&self, field: &str) -> bool {
+        self.varied.contains(&field)
+    }
+
+    /// The tests in llama-bench's order: those of one depth stay together.
+    pub fn runs(&self) -> impl Iterator<Item = (Setup, Test)> {
+        self.setups.iter().flat_map(move |setup| {
+            self.n_depth.iter().flat_map(move |&n_depth| {
+                self.tests.iter().map(move |test| {
+                    let test = Test {
+                        n_prompt: test.n_prompt,
+                        n_gen: test.n_gen,
+                        n_depth,
+                    };
+                    (setup.clone(), test)
+                })
+            })
+        })
+    }
+}
+
+/// Every value of `values` for every setup so far, the later lists varying faster.
+fn cross<T: Clone>(setups: Vec<Setup>, values: &[T], set: impl Fn(&mut Setup, T)) -> Vec<Setup> {
+    let with = |setup: &Setup, value: &T| {
+        let mut setup = setup.clone();
+        set(&mut setup, value.clone());
+        setup
+    };
+    setups
+        .iter()
+        .flat_map(|setup| {
+            values
+                .iter()
+                .map(|value| with(setup, value))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn setups(args: &SetupArgs) -> Result<Vec<Setup>> {
+    if !args.cache_type_v.is_empty() && args.cache_type_v != args.cache_type_k {
+        return Err(hinted(
+            "-ctv differs from -ctk",
+            "MLA keeps keys and values in one row: leave out -ctv",
+        ));
+    }
+    let mut models: Vec<Option<PathBuf>> = args.model.iter().cloned().map(Some).collect();
+    if models.is_empty() {
+        models.push(None);
+    }
+    let mut setups = vec![first(args)];
+    setups = cross(setups, &models, |s, v| s.model.model = v);
+    setups = cross(setups, &args.n_gpu_layers, |s, v| s.model.n_gpu_layers = v);
+    setups = cross(setups, &all(&args.n_cpu_moe), |s, v| s.model.n_cpu_moe = v);
+    setups = cross(setups, &args.load_mode, |s, v| s.model.load_mode = v);
+    for (i, setup) in setups.iter_mut().enumerate() {
+        setup.load = i;
+    }
+    setups = cross(setups, &all(&args.batch_size), |s, v| {
+        s.compute.batch_size = v
+    });
+    setups = cross(setups, &all(&args.ubatch_size), |s, v| {
+        s.compute.ubatch_size = v
+    });
+    setups = cross(setups, &args.cache_type_k, |s, v| {
+        s.compute.cache_type_k = v
+    });
+    setups = cross(setups, &args.flash_attn, |s, v| s.compute.flash_attn = v);
+    let threads = all(&args.threads);
+    if threads.contains(&0) {
+        return Err(hinted("-t 0: no thread, no measurement", "name at least 1"));
+    }
+    if !threads.is_empty() {
+        setups = cross(setups, &threads, |s, v| {
+            s.compute.threads = Some(v as usize)
+        });
+    }
+    Ok(setups)
+}
+
+/// A setup whose lists are still to be filled in.
+fn first(args: &SetupArgs) -> Setup {
+    Setup {
+        load: 0,
+        model: ModelArgs {
+            model: None,
+            hf_repo: args.hf_repo.clone(),
+            hf_file: args.hf_file.clone(),
+            hub: args.hub.clone(),
+            n_gpu_layers: GpuLayers::Auto,
+            cpu_moe: false,
+            n_cpu_moe: 0,
+            device: args.device.clone(),
+            rpc: args.rpc.clone(),
+            load_mode: LoadMode::Auto,
+        },
+        compute: ComputeArgs {
+            ctx_size: 0,
+            batch_size: 0,
+            ubatch_size: 0,
+            threads: None,
+            threads_batch: None,
+            flash_attn: OnOffAuto::Auto,
+            cache_type_k: CacheType(oxling::ggml::DType::F16),
+            cache_type_v: None,
+        },
+    }
+}
+
+fn varied(args: &SetupArgs) -> Vec<&'static str> {
+    let counts = |list: &[Counts], default: u32| all(list) != [default];
+    let type_k = CacheType(oxling::ggml::DType::F16);
+    let candidates = [
+        ("n_gpu_layers", args.n_gpu_layers != [GpuLayers::Auto]),
+        ("n_cpu_moe", counts(&args.n_cpu_moe, 0)),
+        ("n_threads", !args.threads.is_empty()),
+        ("n_batch", counts(&args.batch_size, 2048)),
+        ("n_ubatch", counts(&args.ubatch_size, 512)),
+        ("type_k", args.cache_type_k != [type_k]),
+        ("flash_attn", args.flash_attn != [OnOffAuto::Auto]),
+        ("devices", !args.device.is_empty()),
+        ("load_mode", args.load_mode != [LoadMode::Auto]),
+    ];
+    candidates.iter().filter(|c| c.1).map(|c| c.0).collect()
+}
