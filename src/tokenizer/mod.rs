@@ -335,9 +335,7 @@ impl Tokenizer {
         let mut bytes = self.decode(bos, special);
         let mut rest = self.decode(text, special);
         let prefixed = matches!(&self.model, Model::Spm(spm) if spm.add_space_prefix)
-            && text
-                .first()
-                .is_some_and(|&id| self.token_type(id) == Some(TokenType::Normal));
+            && text.first().is_some_and(|&id| !self.is_special(id));
         if prefixed && rest.starts_with(b" ") {
             rest.remove(0);
         }
@@ -385,10 +383,10 @@ fn decode_all(vocab: &Vocab, symbols: Symbols) -> Result<Arena, TokenizerError> 
                 })?;
                 pieces.push(&[byte]);
             }
-            (Some(TokenType::Normal), Symbols::Bytes) => {
+            (Some(TokenType::Normal | TokenType::Unused), Symbols::Bytes) => {
                 pieces.push(&bpe::decode_bytes(text, &byte_of))
             }
-            (Some(TokenType::Normal), Symbols::Chars { .. }) => {
+            (Some(TokenType::Normal | TokenType::Unused), Symbols::Chars { .. }) => {
                 pieces.push(spaces::unescape(text).as_bytes())
             }
             _ => pieces.push(text.as_bytes()),
