@@ -1,7 +1,13 @@
 //! The commands that measure speed, on the demo model with few tokens: what they print, not how fast they are.
 
+#[path = "common/demo.rs"]
+mod demo;
+
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
+use oxling::bench::{Cell, CellOptions, Test, profile_test, run_cell, run_test, warm_up};
+use oxling::engine::{Engine, EngineConfig};
+use oxling::memory::SeqId;
 use serde_json::Value;
 
 /// Keys of llama-batched-bench's JSON lines, in its order.
@@ -487,5 +493,71 @@ fn bench_refuses_what_cannot_be_measured() {
     for (args, wanted) in cases {
         let error = refusal(&[&["bench"], args].concat());
         assert!(error.contains(wanted), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn what_is_timed_fills_the_memory_as_it_should() {
+    let config = EngineConfig {
+        n_seq: 3,
+        mtp: false,
+        n_snapshots: 1,
+        ..demo::config()
+    };
+    let mut engine = Engine::new(&demo::model(), config).unwrap();
+    let past = |engine: &Engine| [0, 1, 2].map(|s| engine.n_past(SeqId(s)).unwrap());
+    let cell = Cell {
+        n_prompt: 7,
+        n_gen: 3,
+        n_seq: 2,
+    };
+    for (shared_prompt, separate) in [(false, false), (true, false), (false, true), (true, true)] {
+        let options = CellOptions {
+            shared_prompt,
+            separate,
+        };
+        engine.take_stats();
+        run_cell(&mut engine, cell, options).unwrap();
+        assert_eq!(past(&engine), [10, 10, 0], "{options:?}");
+        let steps = 1 + if separate { 6 } else { 3 };
+        assert_eq!(engine.take_stats().graphs, steps, "{options:?}");
+    }
+
+    warm_up(&mut engine, 7, 3).unwrap();
+    assert_eq!(past(&engine)[0], 0);
+    let test = Test {
+        n_prompt: 7,
+        n_gen: 3,
+        n_depth: 5,
+    };
+    engine.take_stats();
+    let mut heard = Vec::new();
+    let times = run_test(&mut engine, test, 4, &mut |run| heard.push(run)).unwrap();
+    assert_eq!((times.len(), heard), (4, vec![0, 1, 2, 3, 4]));
+    // The tokens before are computed once, and each repetition starts right after them.
+    assert_eq!(
+        (past(&engine)[0], engine.take_stats().graphs),
+        (15, 1 + 4 * (1 + 3))
+    );
+
+    let profile = profile_test(&mut engine, test).unwrap();
+    let scans = profile.entries.iter().filter(|e| e.0 == "SSM_SCAN").count();
+    assert!(scans > 0 && scans % 4 == 0, "{scans} scans in 4 graphs");
+    assert!(engine.take_profile().entries.is_empty());
+}
+
+#[test]
+fn help_explains_what_is_measured_and_has_examples() {
+    for (tool, detail) in [
+        ("bench", "flags and outputs of llama-bench"),
+        ("batched-bench", "Rows that need more than -c tokens"),
+    ] {
+        let (help, _) = outputs(&[tool, "--help"]);
+        let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(detail), "{help}");
+        assert!(
+            help.contains(&format!("Examples:\n  oxling {tool} ")),
+            "{help}"
+        );
     }
 }

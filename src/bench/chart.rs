@@ -29,7 +29,7 @@ const WIDTH: f64 = 720.0;
 /// Of one chart, headings and axes included.
 const HEIGHT: f64 = 340.0;
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 130.0;
+const RIGHT: f64 = 170.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 56.0;
 /// Labels on an axis stay this far apart.
@@ -41,10 +41,9 @@ text { fill: currentColor } .title { font-weight: 600; font-size: 14px }
 .grid { stroke: currentColor; stroke-opacity: .18 } .axis { stroke: currentColor }
 .line { fill: none; stroke: currentColor; stroke-width: 2 } .mark { fill: currentColor }
 .s0 { color: #0b62a4 } .s1 { color: #c04a00 } .s2 { color: #0a7d55 } .s3 { color: #9a3b86 } .s4 { color: #7a6200 } .s5 { color: #444c56 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
 svg { background: #14171b; color: #e4e8ec } .s0 { color: #5fb0ee } .s1 { color: #ff9a5c } .s2 { color: #4fd0a0 }
 .s3 { color: #e39ad2 } .s4 { color: #e0c54a } .s5 { color: #b6bec8 } }
-@media print { svg { background: #fff; color: #000 } }
 ";
 const COLOURS: usize = 6;
 const DASHES: [&str; 4] = ["none", "7 4", "2 3", "9 3 2 3"];

@@ -163,8 +163,10 @@ pub enum LoadMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnOffAuto {
     /// Always.
+    #[value(alias = "1")]
     On,
     /// Never.
+    #[value(alias = "0")]
     Off,
     /// Whatever is best here.
     Auto,
