@@ -398,12 +398,16 @@ impl RandomModel {
         }
     }
 
-    /// Vectors and routers are always F32.
+    /// Vectors and routers are always F32; rows that are no whole number of blocks are Q8_0.
     fn type_of(&self, name: &str, shape: &[usize]) -> GgmlType {
-        if shape.len() > 1 && !name.contains("ffn_gate_inp") {
+        if shape.len() == 1 || name.contains("ffn_gate_inp") {
+            return GgmlType::F32;
+        }
+        let whole = (shape[0] as u64).is_multiple_of(self.weight_type.block_size());
+        if whole {
             self.weight_type
         } else {
-            GgmlType::F32
+            GgmlType::Q8_0
         }
     }
 
