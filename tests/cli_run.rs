@@ -343,7 +343,7 @@ const WRONG: &[(&[&str], &str, &str)] = &[
         "draft probability",
         "0 to 1",
     ),
-    (&["-hf", "a/b"], "`-hf` is not supported yet", "-m FILE"),
+    (&["-mu", "a/b"], "`-mu` is not supported yet", ""),
 ];
 
 #[test]

@@ -207,9 +207,9 @@ fn inspect_takes_any_valid_file() {
     type Change = fn(&mut Draft);
     let cases: [(Change, &str, &str); 4] = [
         (
-            |d| drop(d.metadata.insert("general.architecture", "llama")),
+            |d| drop(d.metadata.insert("general.architecture", "mamba9")),
             "unsupported",
-            "`llama` is not supported",
+            "`mamba9` is not supported",
         ),
         (|d| d.tensors.clear(), "vocabulary only", "0 tensors"),
         (
