@@ -354,20 +354,27 @@ fn speculation_changes_the_speed_and_not_the_text() {
     assert_eq!(code, Some(0), "{stderr}");
     assert!(!stderr.contains("Drafts"), "{stderr}");
     for flags in [
-        vec!["--no-spec-adapt"],
+        vec!["--spec-type", "auto", "--no-spec-adapt"],
         vec!["--spec-type", "draft-mtp", "--spec-draft-n-max", "1"],
         vec!["--spec-type", "ngram", "--no-spec-adapt"],
-        vec!["--spec-draft-p-min", "0.5", "--no-spec-adapt"],
+        vec!["--spec-type", "mtp", "--spec-draft-p-min", "0.5"],
     ] {
         let (_, same, stderr) = with(&flags);
         assert_eq!(text, same, "{flags:?}: {stderr}");
     }
-    let (_, _, stderr) = with(&["--no-spec-adapt"]);
+    let (_, _, stderr) = with(&["--spec-type", "mtp", "--no-spec-adapt"]);
     assert!(
         stderr.contains(" accepted, ") && stderr.contains(" tokens per step ]"),
         "{stderr}"
     );
-    let (_, _, stderr) = with(&["--no-spec-adapt", "--spec-synth-rates", "0", "--ignore-eos"]);
+    let (_, _, stderr) = with(&[
+        "--spec-type",
+        "mtp",
+        "--no-spec-adapt",
+        "--spec-synth-rates",
+        "0",
+        "--ignore-eos",
+    ]);
     assert!(stderr.contains("Drafts: 0 of "), "{stderr}");
 }
 

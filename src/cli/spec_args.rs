@@ -17,11 +17,12 @@ use super::errors::hinted;
 #[command(next_help_heading = "Speculation (guesses change the speed, never the text)")]
 pub struct SpecArgs {
     /// Where guesses come from: the model's MTP head (`mtp`), what followed the latest words when they came before
-    /// (`ngram`), or nowhere (`none`). `auto` is mtp for models that have a head, otherwise none.
+    /// (`ngram`), or nowhere (`none`). `auto` is mtp for models that have a head, otherwise none. On CPUs guesses cost
+    /// more than they bring today: `oxling speculation` measures it.
     #[arg(
         long,
         value_name = "TYPE",
-        default_value = "auto",
+        default_value = "none",
         env = "LLAMA_ARG_SPEC_TYPE"
     )]
     spec_type: SpecType,
