@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod chat;
+pub mod constrain;
 pub mod convert;
 pub mod engine;
 pub mod eval;
@@ -23,5 +24,6 @@ pub mod planes;
 mod positioned;
 pub mod publish;
 pub mod quantize;
+pub mod server;
 pub mod synth;
 pub mod tokenizer;

@@ -1,0 +1,8 @@
+//! `oxling serve`: an OpenAI-compatible server over one engine.
+//!
+//! One thread owns the engine and all slots ([`worker`]); HTTP workers do JSON, templates and tokenising ([`http`]);
+//! between them pass the typed messages of [`protocol`].
+
+#![forbid(unsafe_code)]
+
+pub mod protocol;
