@@ -29,7 +29,6 @@ mod speculation;
 mod synth;
 mod table;
 mod tokenize;
-mod vocab;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

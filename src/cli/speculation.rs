@@ -16,7 +16,7 @@ use oxling::engine::sampling::{Sampler, SamplingParams, VocabView};
 use oxling::engine::speculation::{
     DraftStats, DraftType, Lane, Progress, Speculation, SpeculationParams, round,
 };
-use oxling::engine::{Engine, EngineConfig, Timeline};
+use oxling::engine::{Engine, EngineConfig, Timeline, vocab_of};
 use oxling::memory::SeqId;
 use oxling::model::Model;
 use oxling::tokenizer::EncodeOptions;
@@ -28,7 +28,6 @@ use super::model_args::{ComputeArgs, ModelArgs, read_text};
 use super::progress::count_bar;
 use super::sampling_args::SamplingArgs;
 use super::table::{Align, Table};
-use super::vocab::vocab_of;
 
 /// Texts to continue when no file is given.
 const PROMPTS: [&str; 4] = [

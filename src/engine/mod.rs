@@ -12,10 +12,12 @@ mod graphs;
 pub mod sampling;
 pub mod speculation;
 mod timeline;
+mod vocab;
 
 use std::time::{Duration, Instant};
 
 pub use timeline::{Finish, GenerateOptions, Generation, Prefill, Timeline};
+pub use vocab::vocab_of;
 
 use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Observer, Profile, Scheduler};
 use crate::memory::{

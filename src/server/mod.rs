@@ -5,4 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod metrics;
 pub mod protocol;
+pub mod status;
+pub mod worker;

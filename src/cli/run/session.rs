@@ -9,7 +9,7 @@ use anyhow::Result;
 use oxling::chat::ReasoningTags;
 use oxling::engine::sampling::{Sampler, SamplingParams, VocabView};
 use oxling::engine::speculation::Speculation;
-use oxling::engine::{Engine, Finish, GenerateOptions, Generation, Prefill, Timeline};
+use oxling::engine::{Engine, Finish, GenerateOptions, Generation, Prefill, Timeline, vocab_of};
 use oxling::memory::SeqId;
 use oxling::tokenizer::EncodeOptions;
 
@@ -18,7 +18,6 @@ use super::stream::{Answer, Stream};
 use crate::cli::errors::hinted;
 use crate::cli::interrupt::{Busy, Interrupt};
 use crate::cli::progress::count_bar;
-use crate::cli::vocab::vocab_of;
 
 /// Host memory for states to go back to: enough for two of the largest models.
 const CHECKPOINT_BYTES: usize = 1 << 30;

@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use oxling::engine::sampling::VocabView;
-use oxling::model::Model;
+use super::sampling::VocabView;
+use crate::model::Model;
 
 #[derive(Debug)]
 struct ModelVocab(Model);

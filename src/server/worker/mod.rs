@@ -1,0 +1,162 @@
+//! The engine thread: it owns the model and all slots. Everybody else holds an [`EngineHandle`] and sends commands.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::metrics::Metrics;
+use super::protocol::{Command, EngineState, RequestError, SlotView};
+use super::status::{ModelInfo, Status};
+use crate::engine::EngineConfig;
+use crate::engine::speculation::SpeculationParams;
+use crate::model::Model;
+
+/// Loads the model in the engine thread; hears of bytes done and bytes in all. The error is for people.
+pub type Loader = Box<dyn FnOnce(&mut dyn FnMut(u64, u64)) -> Result<Model, String> + Send>;
+
+/// How the engine thread works.
+pub struct WorkerConfig {
+    /// Gives the model.
+    pub load: Loader,
+    /// Name that clients see; `None` takes the model's.
+    pub alias: Option<String>,
+    /// Sizes and threads. `n_seq` is the number of slots; `n_ctx` is for all slots together and shared out evenly,
+    /// 0 gives each the context length of training. `n_snapshots` grows to what `speculation` needs.
+    pub engine: EngineConfig,
+    /// Speculation of requests that do not say.
+    pub speculation: SpeculationParams,
+    /// Requests that may wait for a slot.
+    pub queue: usize,
+    /// Prompt tokens of one step while others generate; `None` takes the micro-batch.
+    pub prefill_budget: Option<u32>,
+    /// Bytes of host memory for prefixes that are kept.
+    pub cache_ram: u64,
+}
+
+/// How to talk to the engine thread.
+#[derive(Debug, Clone)]
+pub struct EngineHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    status: Arc<Status>,
+    queue: usize,
+}
+
+impl EngineHandle {
+    /// Sends a command.
+    ///
+    /// # Errors
+    /// [`RequestError::QueueFull`] if too many requests wait, [`RequestError::Unavailable`] while the model is loaded
+    /// and after the end was asked for.
+    pub fn submit(&self, command: Command) -> Result<(), RequestError> {
+        if matches!(command, Command::Shutdown) {
+            self.status.set_stopping();
+            // A thread that has ended needs no telling.
+            let _ = self.commands.send(command);
+            return Ok(());
+        }
+        let unavailable = |why: &str| Err(RequestError::Unavailable(why.to_owned()));
+        match self.state() {
+            EngineState::Ready if self.status.is_stopping() => {
+                return unavailable("the server is shutting down");
+            }
+            EngineState::Ready => {}
+            EngineState::Loading(_) => return unavailable("Loading model"),
+            EngineState::Failed(why) => return Err(RequestError::Unavailable(why)),
+            EngineState::Stopped => return unavailable("the server has stopped"),
+        }
+        let waits = !matches!(command, Command::Slot(_));
+        if waits {
+            let entered = self.status.enter_queue(self.queue);
+            entered.map_err(|queued| RequestError::QueueFull { queued })?;
+        }
+        self.commands.send(command).map_err(|_| {
+            if waits {
+                self.status.leave_queue();
+            }
+            RequestError::Unavailable("the engine has ended".to_owned())
+        })
+    }
+
+    /// What the engine does.
+    pub fn state(&self) -> EngineState {
+        self.status.state()
+    }
+
+    /// Hears of changes of the state: the end of loading, and `Stopped` after [`Command::Shutdown`].
+    pub fn watch(&self) -> watch::Receiver<EngineState> {
+        self.status.watch()
+    }
+
+    /// The model; `None` until it is loaded.
+    pub fn info(&self) -> Option<Arc<ModelInfo>> {
+        self.status.info()
+    }
+
+    /// The slots after the latest step.
+    pub fn slots(&self) -> Vec<SlotView> {
+        self.status.slots()
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.status.metrics()
+    }
+
+    /// Requests that wait for a slot.
+    pub fn waiting(&self) -> usize {
+        self.status.waiting()
+    }
+}
+
+/// A handle whose commands arrive at the receiver, and the view it shows: for the engine thread, and for tests that
+/// play it. Whoever receives a `Generate` or `Embed` calls [`Status::leave_queue`] when it stops waiting.
+pub fn channel(queue: usize) -> (EngineHandle, mpsc::UnboundedReceiver<Command>, Arc<Status>) {
+    let (commands, receiver) = mpsc::unbounded_channel();
+    let status = Arc::new(Status::default());
+    let handle = EngineHandle {
+        commands,
+        status: Arc::clone(&status),
+        queue,
+    };
+    (handle, receiver, status)
+}
+
+/// Starts the engine thread, which first loads the model.
+pub fn spawn(config: WorkerConfig) -> EngineHandle {
+    let (handle, mut commands, status) = channel(config.queue);
+    std::thread::spawn(move || {
+        let progress = |done: u64, total: u64| {
+            status.set_state(EngineState::Loading(done as f32 / total.max(1) as f32));
+        };
+        let mut progress = progress;
+        match (config.load)(&mut progress) {
+            Err(e) => status.set_state(EngineState::Failed(e)),
+            Ok(model) => {
+                let n_slots = config.engine.n_seq;
+                let n_ctx = model.sizes().n_ctx_train;
+                status.set_info(ModelInfo::of(
+                    &model,
+                    config.alias.as_deref(),
+                    n_ctx,
+                    n_slots,
+                ));
+                status.set_state(EngineState::Ready);
+                while let Some(command) = commands.blocking_recv() {
+                    let error = RequestError::Internal("not there yet".to_owned());
+                    match command {
+                        Command::Generate(g) => {
+                            drop(g.events.send(super::protocol::Event::Failed(error)))
+                        }
+                        Command::Embed(e) => drop(e.reply.send(Err(error))),
+                        Command::Slot(s) => drop(s.reply.send(Err(error))),
+                        Command::Shutdown => break,
+                    }
+                }
+                status.set_state(EngineState::Stopped);
+            }
+        }
+    });
+    handle
+}
