@@ -102,6 +102,7 @@ fn modules_depend_downwards() {
         "model",
         "engine",
         "chat",
+        "constrain",
         "eval",
         "synth",
         "convert",

@@ -12,7 +12,9 @@ mod limits;
 mod message;
 mod probe;
 mod reasoning;
+pub mod stream;
 mod template;
+pub mod tools;
 
 #[cfg(test)]
 mod tests;
@@ -22,4 +24,6 @@ pub use error::TemplateError;
 pub use message::{ChatRequest, Content, ContentPart, FunctionCall, Message, ToolCall};
 pub use probe::ThinkingSwitch;
 pub use reasoning::{ReasoningSplitter, ReasoningTags, Segment, SegmentKind};
+pub use stream::{ChatDelta, ChatParser};
 pub use template::ChatTemplate;
+pub use tools::ToolFormat;

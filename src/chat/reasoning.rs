@@ -77,6 +77,8 @@ pub struct ReasoningSplitter {
     state: State,
     /// Text that may be the start of a tag.
     held: String,
+    /// Whether a thought was begun, even an empty one.
+    begun: bool,
 }
 
 impl ReasoningSplitter {
@@ -90,6 +92,7 @@ impl ReasoningSplitter {
                 State::Start
             },
             held: String::new(),
+            begun: inside,
         }
     }
 
@@ -102,6 +105,11 @@ impl ReasoningSplitter {
     /// Whether the text that comes next belongs to a thought.
     pub fn is_reasoning(&self) -> bool {
         self.state == State::Reasoning
+    }
+
+    /// Whether the answer has a thought, even an empty one.
+    pub fn has_thought(&self) -> bool {
+        self.begun
     }
 
     /// The pieces that became certain with this text.
@@ -138,6 +146,7 @@ impl ReasoningSplitter {
         if let Some(rest) = text.strip_prefix(&self.tags.open) {
             self.held = rest.to_owned();
             self.state = State::Reasoning;
+            self.begun = true;
         } else if !self.tags.open.starts_with(text) {
             self.state = State::Content;
         }
