@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod metrics;
+pub mod page;
 pub mod protocol;
 pub mod status;
 pub mod worker;
