@@ -20,6 +20,7 @@ pub(super) struct Compiled {
     pub inputs: StepInputs,
     pub logits: Option<Slot>,
     pub mtp_logits: Option<Slot>,
+    pub hidden: Option<Slot>,
 }
 
 /// A place for one graph.

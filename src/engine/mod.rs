@@ -9,13 +9,16 @@
 mod cut;
 mod exact;
 mod graphs;
+mod prefix;
 pub mod sampling;
 pub mod speculation;
+mod stop;
 mod timeline;
 mod vocab;
 
 use std::time::{Duration, Instant};
 
+pub use stop::StopFilter;
 pub use timeline::{Finish, GenerateOptions, Generation, Prefill, Timeline};
 pub use vocab::vocab_of;
 
@@ -158,6 +161,7 @@ pub struct StepOutput {
     rows: Vec<(usize, u32)>,
     logits: Vec<f32>,
     mtp_logits: Vec<f32>,
+    hidden: Vec<f32>,
 }
 
 impl StepOutput {
@@ -391,8 +395,31 @@ impl Engine {
             mtp: self.model.network().has_mtp() && self.config.mtp,
             mtp_logits,
             exact,
-            draft: None,
+            ..StepKind::default()
         };
+        self.run_kind(work, kind)
+    }
+
+    /// Appends tokens to a sequence and gives the hidden states after the final norm, `n_embd` for each token, in
+    /// order. The MTP head does not run, so the sequence must not be continued with guesses: it is meant to be cleared.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub fn hidden(&mut self, seq: SeqId, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+        let work = [Work {
+            seq,
+            tokens,
+            outputs: (0..tokens.len() as u32).collect(),
+        }];
+        self.check_work(&work)?;
+        let kind = StepKind {
+            hidden: true,
+            ..StepKind::default()
+        };
+        Ok(self.run_kind(&work, kind)?.hidden)
+    }
+
+    fn run_kind(&mut self, work: &[Work<'_>], kind: StepKind) -> Result<StepOutput, EngineError> {
         let mut output = self.new_output();
         for part in cut(work, self.config.n_ubatch, self.config.n_snapshots) {
             let items: Vec<Work<'_>> = part.iter().map(|p| p.work(work)).collect();
@@ -474,14 +501,15 @@ impl Engine {
         });
         compiled.inputs.upload(sched, &compiled.graph, plan)?;
         sched.compute(&compiled.graph)?;
-        let n = plan.outputs.len() * output.n_vocab;
-        for (slot, rows) in [
-            (compiled.logits, &mut output.logits),
-            (compiled.mtp_logits, &mut output.mtp_logits),
+        let n_embd = self.model.sizes().n_embd as usize;
+        for (slot, rows, width) in [
+            (compiled.logits, &mut output.logits, output.n_vocab),
+            (compiled.mtp_logits, &mut output.mtp_logits, output.n_vocab),
+            (compiled.hidden, &mut output.hidden, n_embd),
         ] {
             if let Some(slot) = slot {
                 let start = rows.len();
-                rows.resize(start + n, 0.0);
+                rows.resize(start + plan.outputs.len() * width, 0.0);
                 sched.get(&compiled.graph, slot, 0, &mut rows[start..])?;
             }
         }
@@ -587,7 +615,7 @@ fn compile(
     topology: &Topology,
 ) -> Result<Compiled, EngineError> {
     let windows = plan.groups.iter().map(|g| g.runs.len()).sum();
-    let (graph, (inputs, logits, mtp_logits)) =
+    let (graph, (inputs, logits, mtp_logits, hidden)) =
         Graph::build::<_, EngineError>(capacity(model, windows), |g| {
             let (step, inputs) =
                 Step::new(g, model.weights(), memory, plan, kernels, model.n_vocab())?;
@@ -597,7 +625,8 @@ fn compile(
             };
             let logits = outputs.logits.map(|t| g.output("logits", t));
             let mtp_logits = outputs.mtp_logits.map(|t| g.output("mtp_logits", t));
-            Ok((inputs, logits, mtp_logits))
+            let hidden = outputs.hidden.map(|t| g.output("hidden", t));
+            Ok((inputs, logits, mtp_logits, hidden))
         })?;
     Ok(Compiled {
         topology: topology.clone(),
@@ -605,6 +634,7 @@ fn compile(
         inputs,
         logits,
         mtp_logits,
+        hidden,
     })
 }
 

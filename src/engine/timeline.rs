@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::sampling::Sampler;
 use super::speculation::{DraftStats, Lane, Progress, Speculation, round};
 use super::{Engine, EngineError};
-use crate::memory::{Checkpoint, MemoryError, SeqId, Work};
+use crate::memory::{Checkpoint, MemoryError, Rows, SeqId, Work};
 
 /// What bringing a timeline up to a prompt took.
 #[derive(Debug, Clone, Copy, Default)]
@@ -240,6 +240,84 @@ impl Timeline {
             other => *other = Some(logits.to_vec()),
         }
         engine.truncate(self.seq, self.tokens.len() as u32)
+    }
+
+    /// Takes note of tokens that a step computed for this sequence beside other work; `logits` are those after the
+    /// last of them, if they were asked for.
+    pub fn extend(&mut self, tokens: &[u32], logits: Option<&[f32]>) {
+        self.tokens.extend_from_slice(tokens);
+        self.logits = logits.map(<[f32]>::to_vec);
+    }
+
+    /// Goes back to `to` tokens by the states that memory keeps.
+    ///
+    /// # Errors
+    /// [`MemoryError::CannotRewind`] if it keeps none for that length; nothing has changed then.
+    pub fn truncate(&mut self, engine: &mut Engine, to: usize) -> Result<(), EngineError> {
+        if to < self.tokens.len() {
+            engine.truncate(self.seq, to as u32)?;
+            self.tokens.truncate(to);
+            self.logits = None;
+        }
+        Ok(())
+    }
+
+    /// Makes this timeline the prefix of `from` that a checkpoint was taken of, with the logits after it where they
+    /// are known. `from` may be this very timeline's sequence, then `None`.
+    ///
+    /// # Errors
+    /// The timeline is empty afterwards.
+    pub fn restore(
+        &mut self,
+        engine: &mut Engine,
+        from: Option<&Timeline>,
+        checkpoint: &Checkpoint,
+        logits: Option<&[f32]>,
+    ) -> Result<(), EngineError> {
+        let n = checkpoint.n_past as usize;
+        let done = match from {
+            Some(from) => engine.copy_prefix(from.seq, self.seq, checkpoint),
+            None => engine.restore(self.seq, checkpoint),
+        };
+        if let Err(e) = done {
+            self.clear(engine)?;
+            return Err(e);
+        }
+        match from {
+            Some(from) => self.tokens = from.tokens[..n].to_vec(),
+            None => self.tokens.truncate(n),
+        }
+        self.logits = logits.map(<[f32]>::to_vec);
+        Ok(())
+    }
+
+    /// Makes this timeline a prefix that was copied out before: the tokens that `checkpoint` has seen, and rows for
+    /// at least these.
+    ///
+    /// # Errors
+    /// As [`Memory::import`](crate::memory::Memory::import). The timeline is empty afterwards.
+    pub fn import(
+        &mut self,
+        engine: &mut Engine,
+        tokens: &[u32],
+        rows: &Rows,
+        checkpoint: &Checkpoint,
+        logits: Option<&[f32]>,
+    ) -> Result<(), EngineError> {
+        self.clear(engine)?;
+        engine.import(self.seq, rows, checkpoint)?;
+        self.tokens = tokens[..checkpoint.n_past as usize].to_vec();
+        self.logits = logits.map(<[f32]>::to_vec);
+        Ok(())
+    }
+
+    /// Makes this timeline a copy of another one, with its logits.
+    pub fn copy_from(&mut self, engine: &mut Engine, from: &Timeline) -> Result<(), EngineError> {
+        self.clear(engine)?;
+        engine.copy(from.seq, self.seq)?;
+        self.tokens = from.tokens.clone();
+        self.logits = from.logits.clone();
+        Ok(())
     }
 
     /// Goes back to at most `to` tokens, as near as memory allows, and gives the length reached.

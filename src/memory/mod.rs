@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod plan;
+mod prefix;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use plan::{DraftFrom, DraftWork, Group, Plan, Run, StepKind, Topology, Work};
+pub use prefix::Rows;
 
 use crate::ggml::{DType, Device, GgmlError, Placement, Store, StoreBuilder, TensorId};
 
@@ -192,6 +194,9 @@ pub enum MemoryError {
         /// Bytes this memory needs.
         expected: usize,
     },
+    /// Rows or states from outside with values that are not numbers.
+    #[error("the rows or states hold values that are not finite numbers")]
+    NotFinite,
     /// A cache type whose blocks do not divide the heads of rows.
     #[error(
         "cache type {ty} packs {block} values per block, which does not divide heads of {width}"
@@ -420,15 +425,7 @@ impl Memory {
         }
         let source = *self.sequence(from)?;
         self.sequence(to)?;
-        let n_rows = u64::from(self.config.rows_per_slot());
-        for &(id, width) in self.rows.values() {
-            let row = self.config.row_type.row_bytes(width).unwrap_or(0) as usize;
-            let mut bytes = vec![0u8; row * source.n_past as usize];
-            self.store
-                .read(id, (u64::from(from.0) * n_rows) as usize * row, &mut bytes)?;
-            self.store
-                .write(id, (u64::from(to.0) * n_rows) as usize * row, &bytes)?;
-        }
+        self.copy_rows(from, to, source.n_past)?;
         let plane = if source.plane.is_some() {
             let state = self.read_planes(self.plane_index(from, &source))?;
             self.write_planes(self.own_plane(to, 0), &state)?;
@@ -548,7 +545,7 @@ impl Memory {
     }
 
     fn write_planes(&self, plane: u32, state: &[u8]) -> Result<(), MemoryError> {
-        let expected = self.planes.values().map(|p| p.1 as usize * 4).sum();
+        let expected = self.state_bytes();
         if state.len() != expected {
             return Err(MemoryError::ForeignCheckpoint {
                 found: state.len(),

@@ -50,6 +50,8 @@ pub struct StepKind {
     pub mtp_logits: bool,
     /// Compute every token as a step of its own would, to the bit.
     pub exact: bool,
+    /// Give the hidden states after the final norm instead of logits.
+    pub hidden: bool,
     /// Run the MTP head alone, to guess.
     pub draft: Option<DraftFrom>,
 }

@@ -210,3 +210,96 @@ fn checkpoints_of_another_shape_are_refused() {
         "rows beyond the end are not its own"
     );
 }
+
+/// Writes rows and a state that tell slots and positions apart.
+fn fill(m: &mut Memory, seq: u32, n: usize) {
+    advance(m, seq, n);
+    let rows = m.rows("rows").expect("rows");
+    let values: Vec<f32> = (0..n * 4).map(|i| (100 * seq) as f32 + i as f32).collect();
+    let first = (seq * m.config().rows_per_slot()) as usize * 16;
+    m.store()
+        .write(rows, first, bytemuck::cast_slice(&values))
+        .expect("writes");
+    let state = [seq as f32, n as f32];
+    m.write_planes(m.own_plane(SeqId(seq), 0), bytemuck::cast_slice(&state))
+        .expect("writes");
+}
+
+#[test]
+fn prefixes_leave_a_slot_and_come_back_in_another() {
+    let mut m = memory(3, 64, 2);
+    fill(&mut m, 1, 6);
+    let whole = m.checkpoint(SeqId(1)).expect("reads");
+    let rows = m.export_rows(SeqId(1), 6).expect("reads");
+    assert_eq!(rows.bytes().len(), 6 * m.row_bytes());
+    m.import(SeqId(2), &rows, &whole).expect("fits");
+    assert_eq!(m.n_past(SeqId(2)).expect("exists"), 6);
+    assert_eq!(m.export_rows(SeqId(2), 6).expect("reads"), rows);
+    assert_eq!(m.checkpoint(SeqId(2)).expect("reads"), whole);
+    // A shorter one, from more rows than it needs.
+    let early = Checkpoint {
+        n_past: 4,
+        ..whole.clone()
+    };
+    m.import(SeqId(0), &rows, &early).expect("fits");
+    let short = m.shorten_rows(&rows, 4);
+    assert_eq!(m.export_rows(SeqId(0), 4).expect("reads"), short);
+    assert_eq!(m.oldest(SeqId(0)).expect("exists"), 4, "one state only");
+    // From slot to slot, also after the source went on.
+    fill(&mut m, 0, 3);
+    m.copy_prefix(SeqId(1), SeqId(0), &early).expect("copies");
+    assert_eq!(m.export_rows(SeqId(0), 4).expect("reads"), short);
+    assert_eq!(m.checkpoint(SeqId(0)).expect("reads"), early);
+    assert!(m.export_rows(SeqId(0), 5).is_err(), "it has four");
+    assert!(
+        m.copy_prefix(SeqId(0), SeqId(2), &whole).is_err(),
+        "nor can six be copied"
+    );
+}
+
+#[test]
+fn prefixes_from_outside_are_checked() {
+    let mut m = memory(1, 8, 1);
+    fill(&mut m, 0, 4);
+    let (c, rows) = (
+        m.checkpoint(SeqId(0)).expect("reads"),
+        m.export_rows(SeqId(0), 4).expect("reads"),
+    );
+    let mut refused = |rows: &Rows, c: &Checkpoint| {
+        let error = m.import(SeqId(0), rows, c).expect_err("does not fit");
+        assert_eq!(m.n_past(SeqId(0)).expect("exists"), 0);
+        error
+    };
+    let cut = Rows::new(4, rows.bytes()[1..].to_vec());
+    assert!(matches!(
+        refused(&cut, &c),
+        MemoryError::ForeignCheckpoint { found: 63, .. }
+    ));
+    let short = Rows::new(3, rows.bytes()[..48].to_vec());
+    assert!(matches!(
+        refused(&short, &c),
+        MemoryError::ForeignCheckpoint { .. }
+    ));
+    let mut nan = rows.bytes().to_vec();
+    nan[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    assert!(matches!(
+        refused(&Rows::new(4, nan), &c),
+        MemoryError::NotFinite
+    ));
+    let long = Rows::new(9, vec![0; 9 * 16]);
+    let late = Checkpoint {
+        n_past: 9,
+        ..c.clone()
+    };
+    assert!(matches!(
+        refused(&long, &late),
+        MemoryError::ContextFull { .. }
+    ));
+    let state = vec![0; 4];
+    let foreign = Checkpoint { n_past: 4, state };
+    assert!(matches!(
+        refused(&rows, &foreign),
+        MemoryError::ForeignCheckpoint { found: 4, .. }
+    ));
+    m.import(SeqId(0), &rows, &c).expect("fits");
+}

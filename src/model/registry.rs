@@ -75,6 +75,8 @@ pub struct Outputs<'g> {
     /// The MTP head's logits of the token after the next, where the head ran: for token `t` of the sequence, its
     /// prediction of token `t + 1` from the hidden state of token `t - 1`.
     pub mtp_logits: Option<Tensor<'g>>,
+    /// Hidden states after the final norm, `{n_embd, outputs}`, of steps that want these instead of logits.
+    pub hidden: Option<Tensor<'g>>,
 }
 
 /// A network: immutable after loading, builds the graph of any step.

@@ -277,6 +277,11 @@ impl<'g, 'a> Step<'g, 'a> {
         self.plan.kind.mtp_logits
     }
 
+    /// Whether hidden states are wanted instead of logits.
+    pub fn wants_hidden(&self) -> bool {
+        self.plan.kind.hidden
+    }
+
     /// Whether any token's logits are wanted.
     pub fn has_outputs(&self) -> bool {
         self.outputs.is_some()

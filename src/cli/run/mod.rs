@@ -10,7 +10,6 @@ mod repl;
 mod screen;
 mod session;
 mod settings;
-mod stop;
 mod stream;
 mod turns;
 

@@ -7,12 +7,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use oxling::chat::{ReasoningSplitter, ReasoningTags, SegmentKind};
-use oxling::engine::Finish;
+use oxling::engine::{Finish, StopFilter};
 use oxling::tokenizer::{StreamDecoder, Tokenizer};
 
 use super::screen::Screen;
 use super::session::AnswerOptions;
-use super::stop::StopFilter;
 
 /// An answer.
 #[derive(Debug, Default)]

@@ -16,6 +16,9 @@ pub trait Sink {
     /// Takes a token of the text. A break ends the generation: the token is part of the text, but not of memory.
     fn token(&mut self, token: u32) -> ControlFlow<()>;
 
+    /// Sees the logits that a token was drawn from, and the sampler that drew it, before the token is taken.
+    fn drawn(&mut self, _token: u32, _logits: &[f32], _sampler: &Sampler) {}
+
     /// What may come next, if not everything; it knows the tokens received so far.
     fn constraint(&mut self) -> Option<&mut dyn Constraint> {
         None
@@ -86,13 +89,12 @@ impl Lane<'_> {
             self.progress.finish = Some(Finish::Length);
             return Ok(());
         }
+        let logits = self.timeline.logits().ok_or(EngineError::Empty)?;
         let token = match self.progress.drawn.take() {
             Some(token) => token,
-            None => {
-                let logits = self.timeline.logits().ok_or(EngineError::Empty)?;
-                self.sampler.sample(logits, self.sink.constraint())?.token
-            }
+            None => self.sampler.sample(logits, self.sink.constraint())?.token,
         };
+        self.sink.drawn(token, logits, self.sampler);
         self.progress.pending.clear();
         if self.receive(engine, token) {
             if self.timeline.tokens().len() + 1 > engine.n_ctx() as usize {
@@ -148,20 +150,20 @@ impl Lane<'_> {
         item: usize,
     ) -> (usize, usize, Result<(), EngineError>) {
         for (right, &guess) in pending[1..].iter().enumerate() {
+            let Some(row) = output.logits(item, right as u32) else {
+                return (right, right + 1, Err(EngineError::Empty));
+            };
             if self.speculation.fake(right) != Some(true) {
-                let drawn = output
-                    .logits(item, right as u32)
-                    .ok_or(EngineError::Empty)
-                    .and_then(|row| Ok(self.sampler.sample(row, self.sink.constraint())?.token));
-                match drawn {
-                    Err(e) => return (right, right + 1, Err(e)),
-                    Ok(drawn) if drawn == guess && self.speculation.synth.is_none() => {}
+                match self.sampler.sample(row, self.sink.constraint()) {
+                    Err(e) => return (right, right + 1, Err(e.into())),
+                    Ok(drawn) if drawn.token == guess && self.speculation.synth.is_none() => {}
                     Ok(drawn) => {
-                        self.progress.drawn = Some(drawn);
+                        self.progress.drawn = Some(drawn.token);
                         return (right, right + 1, Ok(()));
                     }
                 }
             }
+            self.sink.drawn(guess, row, self.sampler);
             // A token that ends the text is not kept in memory, as without guesses.
             if !self.receive(engine, guess) {
                 return (right + 1, right + 1, Ok(()));

@@ -312,6 +312,12 @@ impl Network for Decoder {
             {
                 // Only rows whose logits are wanted need the last feed-forward.
                 let out = s.norm(self.out_norm, block.feed(s, wanted)?, self.eps)?;
+                if s.wants_hidden() {
+                    return Ok(Outputs {
+                        hidden: Some(out),
+                        ..Outputs::default()
+                    });
+                }
                 logits = Some(self.logits(s, out)?);
             }
             if !last || s.runs_mtp() {
@@ -321,7 +327,7 @@ impl Network for Decoder {
         let Some(mtp) = self.mtp.as_ref().filter(|_| s.runs_mtp()) else {
             return Ok(Outputs {
                 logits,
-                mtp_logits: None,
+                ..Outputs::default()
             });
         };
         let hidden = s.norm(self.out_norm, x, self.eps)?;
@@ -339,7 +345,11 @@ impl Network for Decoder {
         if logits.is_none() {
             logits = self.wanted_logits(s, hidden)?;
         }
-        Ok(Outputs { logits, mtp_logits })
+        Ok(Outputs {
+            logits,
+            mtp_logits,
+            hidden: None,
+        })
     }
 
     fn draft<'g>(&self, s: &Step<'g, '_>) -> Result<Outputs<'g>, GraphError> {
@@ -351,8 +361,8 @@ impl Network for Decoder {
         let hidden = self.guess(s, mtp, pair)?;
         s.keep_draft(DRAFTED_HIDDEN, hidden)?;
         Ok(Outputs {
-            logits: None,
             mtp_logits: Some(self.guessed_logits(s, mtp, hidden)?),
+            ..Outputs::default()
         })
     }
 }

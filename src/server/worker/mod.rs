@@ -2,6 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+mod cache;
+mod embed;
+mod files;
+mod job;
+mod place;
+mod run;
+mod slot;
+mod slot_file;
+mod step;
+
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -33,6 +43,9 @@ pub struct WorkerConfig {
     pub prefill_budget: Option<u32>,
     /// Bytes of host memory for prefixes that are kept.
     pub cache_ram: u64,
+    /// Give each token of a step without prompts the bits it would get in a step of its own, where devices allow it
+    /// (see [`crate::engine::Engine::step_exact`]). Steps with guesses always do.
+    pub exact: bool,
 }
 
 /// How to talk to the engine thread.
@@ -125,38 +138,11 @@ pub fn channel(queue: usize) -> (EngineHandle, mpsc::UnboundedReceiver<Command>,
 
 /// Starts the engine thread, which first loads the model.
 pub fn spawn(config: WorkerConfig) -> EngineHandle {
-    let (handle, mut commands, status) = channel(config.queue);
-    std::thread::spawn(move || {
-        let progress = |done: u64, total: u64| {
-            status.set_state(EngineState::Loading(done as f32 / total.max(1) as f32));
-        };
-        let mut progress = progress;
-        match (config.load)(&mut progress) {
-            Err(e) => status.set_state(EngineState::Failed(e)),
-            Ok(model) => {
-                let n_slots = config.engine.n_seq;
-                let n_ctx = model.sizes().n_ctx_train;
-                status.set_info(ModelInfo::of(
-                    &model,
-                    config.alias.as_deref(),
-                    n_ctx,
-                    n_slots,
-                ));
-                status.set_state(EngineState::Ready);
-                while let Some(command) = commands.blocking_recv() {
-                    let error = RequestError::Internal("not there yet".to_owned());
-                    match command {
-                        Command::Generate(g) => {
-                            drop(g.events.send(super::protocol::Event::Failed(error)))
-                        }
-                        Command::Embed(e) => drop(e.reply.send(Err(error))),
-                        Command::Slot(s) => drop(s.reply.send(Err(error))),
-                        Command::Shutdown => break,
-                    }
-                }
-                status.set_state(EngineState::Stopped);
-            }
-        }
-    });
+    let (handle, commands, status) = channel(config.queue);
+    let failed = Arc::clone(&status);
+    let thread = std::thread::Builder::new().name("engine".to_owned());
+    if let Err(e) = thread.spawn(move || run::run(config, commands, status)) {
+        failed.set_state(EngineState::Failed(format!("no engine thread: {e}")));
+    }
     handle
 }

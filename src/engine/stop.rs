@@ -7,7 +7,7 @@
 pub struct StopFilter {
     stops: Vec<String>,
     held: String,
-    hit: bool,
+    hit: Option<usize>,
 }
 
 impl StopFilter {
@@ -25,17 +25,14 @@ impl StopFilter {
 
     /// Text that is certain not to belong to a stop text. After a hit there is none.
     pub fn push(&mut self, text: &str) -> String {
-        if self.hit {
+        if self.hit.is_some() {
             return String::new();
         }
         self.held += text;
-        if let Some(at) = self
-            .stops
-            .iter()
-            .filter_map(|stop| self.held.find(stop))
-            .min()
-        {
-            self.hit = true;
+        let found = self.stops.iter().enumerate();
+        let found = found.filter_map(|(i, stop)| Some((self.held.find(stop)?, i)));
+        if let Some((at, i)) = found.min() {
+            self.hit = Some(i);
             self.held.truncate(at);
             return std::mem::take(&mut self.held);
         }
@@ -56,7 +53,12 @@ impl StopFilter {
 
     /// Whether a stop text came.
     pub fn is_hit(&self) -> bool {
-        self.hit
+        self.hit.is_some()
+    }
+
+    /// The stop text that came.
+    pub fn hit(&self) -> Option<&str> {
+        self.hit.map(|i| self.stops[i].as_str())
     }
 }
 
@@ -115,5 +117,8 @@ mod tests {
         let mut filter = StopFilter::new(&["stop".to_owned()]);
         assert_eq!(filter.push("a st"), "a ");
         assert_eq!(filter.push("ar"), "star");
+        assert_eq!(filter.hit(), None);
+        assert_eq!(filter.push("t stopped"), "t ");
+        assert_eq!(filter.hit(), Some("stop"));
     }
 }

@@ -1,0 +1,475 @@
+//! The engine thread's loop: commands, the queue, and one step after the other.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::cache::{Cache, Way, boundaries_to_keep};
+use super::files::Files;
+use super::job::Job;
+use super::place::{Place, Source};
+use super::slot::{Prompt, Slot, Task};
+use super::{Loader, WorkerConfig};
+use crate::engine::sampling::{Sampler, VocabView};
+use crate::engine::speculation::{Speculation, SpeculationParams};
+use crate::engine::{Engine, EngineError, vocab_of};
+use crate::model::Model;
+use crate::server::protocol::{
+    Command, Embed, EngineState, Event, Generate, RequestError, SlotView,
+};
+use crate::server::status::{ModelInfo, Status};
+
+/// How often files are looked at while nothing else happens.
+const FILE_POLL: Duration = Duration::from_millis(1);
+
+/// A request without a slot.
+pub(super) enum Waiting {
+    Text(Box<Generate>, Instant),
+    Embed(Box<Embed>),
+}
+
+impl Waiting {
+    fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Text(request, _) => request.events.is_closed(),
+            Self::Embed(embed) => embed.reply.is_closed(),
+        }
+    }
+
+    fn refuse(self, error: RequestError) {
+        // Whoever does not listen any more needs no answer.
+        match self {
+            Self::Text(request, _) => drop(request.events.send(Event::Failed(error))),
+            Self::Embed(embed) => drop(embed.reply.send(Err(error))),
+        }
+    }
+}
+
+/// The engine thread.
+pub(super) struct Worker {
+    pub engine: Engine,
+    pub vocab: Arc<dyn VocabView>,
+    pub status: Arc<Status>,
+    pub slots: Vec<Slot>,
+    pub cache: Cache,
+    pub jobs: BTreeMap<u64, Job>,
+    pub files: Files,
+    pub speculation: SpeculationParams,
+    /// Prompt tokens of a step while others generate.
+    pub budget: usize,
+    pub exact: bool,
+    /// Which prompt gets what does not divide evenly.
+    pub turn: usize,
+    queue: VecDeque<Waiting>,
+    next_job: u64,
+    stopping: bool,
+}
+
+/// Loads the model, then serves until the end.
+pub(super) fn run(
+    mut config: WorkerConfig,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    status: Arc<Status>,
+) {
+    let mut shown = -1;
+    let mut progress = |done: u64, total: u64| {
+        let percent = (100 * done / total.max(1)) as i32;
+        if percent != shown {
+            shown = percent;
+            status.set_state(EngineState::Loading(percent as f32 / 100.0));
+        }
+    };
+    let nothing: Loader = Box::new(|_| Err("loaded already".to_owned()));
+    let load = std::mem::replace(&mut config.load, nothing);
+    let model = match load(&mut progress) {
+        Ok(model) => model,
+        Err(why) => return status.set_state(EngineState::Failed(why)),
+    };
+    let worker = match Worker::new(&model, config, &status) {
+        Ok(worker) => worker,
+        Err(e) => {
+            let hint = e.hint().map(|h| format!(" ({h})")).unwrap_or_default();
+            return status.set_state(EngineState::Failed(format!("{e}{hint}")));
+        }
+    };
+    status.set_state(EngineState::Ready);
+    worker.serve(&mut commands);
+    status.set_state(EngineState::Stopped);
+}
+
+impl Worker {
+    fn new(
+        model: &Model,
+        settings: WorkerConfig,
+        status: &Arc<Status>,
+    ) -> Result<Self, EngineError> {
+        let mut config = settings.engine;
+        let n_slots = config.n_seq.max(1);
+        config.n_seq = n_slots;
+        config.n_ctx = match config.n_ctx {
+            0 => model.sizes().n_ctx_train,
+            all => (all / n_slots).max(1),
+        };
+        config.n_snapshots = config.n_snapshots.max(settings.speculation.n_snapshots());
+        let engine = Engine::new(model, config)?;
+        // Wrong parameters are better said before the first request.
+        Speculation::new(settings.speculation.clone(), &engine)?;
+        let n_ctx = engine.n_ctx();
+        let mut info = ModelInfo::of(model, settings.alias.as_deref(), n_ctx, n_slots);
+        info.has_mtp = engine.config().mtp;
+        info.speculation = settings.speculation.clone();
+        status.set_info(info);
+        let n_ubatch = engine.config().n_ubatch;
+        let budget = settings.prefill_budget.unwrap_or(n_ubatch);
+        let worker = Self {
+            vocab: vocab_of(model),
+            status: Arc::clone(status),
+            slots: (0..n_slots).map(Slot::new).collect(),
+            cache: Cache::new(settings.cache_ram),
+            jobs: BTreeMap::new(),
+            files: Files::new(&engine),
+            speculation: settings.speculation,
+            budget: budget.clamp(1, n_ubatch) as usize,
+            exact: settings.exact,
+            turn: 0,
+            queue: VecDeque::new(),
+            next_job: 0,
+            stopping: false,
+            engine,
+        };
+        worker.publish();
+        Ok(worker)
+    }
+
+    fn serve(mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
+        loop {
+            if self.is_idle() {
+                if self.stopping {
+                    break;
+                }
+                match commands.blocking_recv() {
+                    Some(command) => self.accept(command),
+                    None => break,
+                }
+            }
+            while let Ok(command) = commands.try_recv() {
+                self.accept(command);
+            }
+            // A bug met by one request must not end the others' server.
+            if catch_unwind(AssertUnwindSafe(|| self.advance())).is_err() {
+                tracing::error!("a step panicked; all running requests fail");
+                let why = RequestError::Internal("the engine met an internal error".to_owned());
+                self.fail_all(&why);
+            }
+            self.publish();
+            if self.files.is_busy() && self.is_still() {
+                std::thread::sleep(FILE_POLL);
+            }
+        }
+        self.files.wait();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.is_still() && !self.files.is_busy()
+    }
+
+    /// Whether no slot works.
+    fn is_still(&self) -> bool {
+        self.slots.iter().all(Slot::is_idle)
+    }
+
+    fn accept(&mut self, command: Command) {
+        match command {
+            Command::Generate(request) => match self.check(&request) {
+                Ok(()) => self.queue.push_back(Waiting::Text(request, Instant::now())),
+                Err(e) => {
+                    self.status.leave_queue();
+                    Waiting::Text(request, Instant::now()).refuse(e);
+                }
+            },
+            Command::Embed(embed) => match self.check_prompt(&embed.prompt) {
+                Ok(()) => self.queue.push_back(Waiting::Embed(embed)),
+                Err(e) => {
+                    self.status.leave_queue();
+                    Waiting::Embed(embed).refuse(e);
+                }
+            },
+            Command::Slot(command) => self.files.add(command),
+            Command::Shutdown => {
+                self.stopping = true;
+                self.status.set_stopping();
+                for waiting in self.queue.drain(..) {
+                    self.status.leave_queue();
+                    let why = "the server is shutting down".to_owned();
+                    waiting.refuse(RequestError::Unavailable(why));
+                }
+            }
+        }
+    }
+
+    /// What can be said about a request before it gets a slot.
+    fn check(&self, request: &Generate) -> Result<(), RequestError> {
+        let invalid = |e: &dyn std::fmt::Display| RequestError::Invalid(e.to_string());
+        self.check_prompt(&request.prompt)?;
+        if request.n == 0 {
+            return Err(RequestError::Invalid("n must be at least 1".to_owned()));
+        }
+        if let Some(slot) = request.slot.filter(|&s| s as usize >= self.slots.len()) {
+            return Err(no_slot(slot, self.slots.len()));
+        }
+        let params = request.speculation.as_ref().unwrap_or(&self.speculation);
+        Speculation::new(params.clone(), &self.engine).map_err(|e| invalid(&e))?;
+        Sampler::new(&request.sampling, &self.vocab, 1).map_err(|e| invalid(&e))?;
+        Ok(())
+    }
+
+    fn check_prompt(&self, prompt: &[u32]) -> Result<(), RequestError> {
+        let n_ctx = self.engine.n_ctx() as usize;
+        if prompt.is_empty() {
+            return Err(RequestError::Invalid("the prompt is empty".to_owned()));
+        }
+        if prompt.len() > n_ctx {
+            let n_prompt = prompt.len();
+            return Err(RequestError::PromptTooLong { n_prompt, n_ctx });
+        }
+        let n_vocab = self.engine.model().n_vocab();
+        match prompt.iter().find(|&&t| t >= n_vocab) {
+            Some(token) => Err(RequestError::Invalid(format!(
+                "token {token} is outside the vocabulary of {n_vocab}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// One step and all that belongs to it.
+    fn advance(&mut self) {
+        self.drop_cancelled();
+        self.slot_commands();
+        self.begin_waiting();
+        self.step();
+        self.embed();
+    }
+
+    /// Forgets requests whose clients have left.
+    fn drop_cancelled(&mut self) {
+        let before = self.queue.len();
+        self.queue.retain(|w| !w.is_cancelled());
+        for _ in self.queue.len()..before {
+            self.status.leave_queue();
+            self.count_end("cancelled");
+        }
+        let left: Vec<u64> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.is_cancelled())
+            .map(|(&id, _)| id)
+            .collect();
+        for id in left {
+            self.end_job(id, "cancelled");
+        }
+        for slot in &mut self.slots {
+            if matches!(&slot.task, Task::Embed(e) if e.is_cancelled()) {
+                slot.task = Task::Idle;
+            }
+        }
+    }
+
+    pub(super) fn count_end(&self, how: &str) {
+        let label = [("how", how.to_owned())];
+        self.status.metrics().requests.get_or_create(&label).inc();
+    }
+
+    /// Takes a job out of its slots, which keep what they computed.
+    pub(super) fn end_job(&mut self, id: u64, how: &str) {
+        for slot in &mut self.slots {
+            if slot.job() == Some(id) {
+                slot.task = Task::Idle;
+                slot.used = self.cache.tick();
+            }
+        }
+        if let Some(job) = self.jobs.remove(&id) {
+            tracing::info!(request = job.request.id, how, "request ended");
+            self.count_end(how);
+        }
+    }
+
+    /// Fails a job.
+    pub(super) fn fail_job(&mut self, id: u64, why: RequestError) {
+        if let Some(job) = self.jobs.get(&id) {
+            tracing::error!(request = job.request.id, %why, "request failed");
+            job.send(Event::Failed(why));
+        }
+        self.end_job(id, "failed");
+    }
+
+    /// Fails all that runs and empties all slots: after an error nobody knows what they hold.
+    fn fail_all(&mut self, why: &RequestError) {
+        for id in self.jobs.keys().copied().collect::<Vec<_>>() {
+            self.fail_job(id, why.clone());
+        }
+        for slot in &mut self.slots {
+            slot.task = Task::Idle;
+            slot.states.clear();
+            slot.owner = None;
+            if let Err(e) = slot.timeline.clear(&mut self.engine) {
+                tracing::error!(%e, "a slot cannot be emptied");
+            }
+        }
+    }
+
+    /// Gives free slots to those who wait, first come, first served; who asked for a busy slot lets others pass.
+    fn begin_waiting(&mut self) {
+        let mut at = 0;
+        while at < self.queue.len() && !self.slots.iter().all(|s| !s.is_idle()) {
+            let place = match &self.queue[at] {
+                Waiting::Text(request, _) => self.place(request),
+                Waiting::Embed(_) => self.any_place(),
+            };
+            let Some(place) = place else {
+                at += 1;
+                continue;
+            };
+            self.status.leave_queue();
+            match self.queue.remove(at) {
+                Some(Waiting::Text(request, arrived)) => self.begin(request, arrived, &place),
+                Some(Waiting::Embed(embed)) => self.begin_embedding(*embed, &place),
+                None => break,
+            }
+        }
+    }
+
+    fn begin(&mut self, request: Box<Generate>, arrived: Instant, place: &Place) {
+        let begun = Instant::now();
+        let n_cached = match self.occupy(place, request.scope) {
+            Ok(n) => n,
+            Err(e) => {
+                let waiting = Waiting::Text(request, arrived);
+                return waiting.refuse(RequestError::Internal(e.to_string()));
+            }
+        };
+        self.tell_reuse(&request, place, n_cached);
+        let metrics = self.status.metrics();
+        metrics.queue_time.observe((begun - arrived).as_secs_f64());
+        metrics.prompt_tokens_cached.inc_by(n_cached as u64);
+        let id = self.next_job;
+        self.next_job += 1;
+        let mut stops = Vec::new();
+        if request.cache_prompt {
+            stops = boundaries_to_keep(&request.boundaries, n_cached, request.prompt.len());
+        }
+        let job = Job {
+            request,
+            arrived,
+            begun,
+            n_cached,
+            prefilled: None,
+            next_choice: 0,
+            live: 1,
+            prompt_end: None,
+        };
+        job.send(Event::Started {
+            slot: place.target as u32,
+            n_cached,
+        });
+        job.report(n_cached);
+        let done = n_cached == job.request.prompt.len();
+        self.jobs.insert(id, job);
+        self.slots[place.target].task = Task::Prompt(Prompt { job: id, stops });
+        if done {
+            self.end_prompt(place.target);
+        }
+    }
+
+    /// Says how much of a prompt was in memory, and why not more.
+    fn tell_reuse(&self, request: &Generate, place: &Place, n_cached: usize) {
+        let metrics = self.status.metrics();
+        let common = place.found.common;
+        let (label, why) = match () {
+            () if !request.cache_prompt => ("disabled", "the request wants none"),
+            () if common == 0 => ("other", "no conversation of this scope starts like it"),
+            () if n_cached + 1 >= common.min(request.prompt.len()) => ("", "all there is"),
+            () if matches!(place.found.way, Way::Nothing) => {
+                ("no_state", "no state is kept before the first difference")
+            }
+            () => ("", "no state is kept nearer to the first difference"),
+        };
+        if n_cached > 0 {
+            metrics.cache_hits.inc();
+        } else {
+            let label = if label.is_empty() { "other" } else { label };
+            let label = [("reason", label.to_owned())];
+            metrics.cache_misses.get_or_create(&label).inc();
+        }
+        tracing::info!(
+            request = request.id,
+            slot = place.target,
+            prompt = request.prompt.len(),
+            reused = n_cached,
+            in_common = common,
+            why,
+            "prompt"
+        );
+    }
+
+    fn any_place(&self) -> Option<Place> {
+        let target = self.empty_slot().or_else(|| self.oldest_idle_slot())?;
+        let found = super::cache::Found {
+            n: 0,
+            common: 0,
+            way: Way::Nothing,
+        };
+        Some(Place {
+            target,
+            source: Source::Nobody,
+            found,
+        })
+    }
+
+    /// Shows the slots.
+    fn publish(&self) {
+        let n_ctx = self.engine.n_ctx();
+        let view = |(i, slot): (usize, &Slot)| {
+            let mut view = SlotView {
+                id: i as u32,
+                n_ctx,
+                n_past: slot.n_past(),
+                ..SlotView::default()
+            };
+            if let Some(job) = slot.job().and_then(|id| self.jobs.get(&id)) {
+                view.request = Some(job.request.id.clone());
+                view.scope = Some(job.request.scope);
+                view.n_prompt = job.request.prompt.len();
+                view.n_prompt_done = view.n_prompt.min(slot.n_past());
+            }
+            match &slot.task {
+                Task::Choice(choice) => view.n_decoded = choice.progress.tokens.len(),
+                Task::Embed(embedding) => {
+                    view.request = Some(embedding.id().to_owned());
+                    view.n_prompt = embedding.n_prompt();
+                    view.n_prompt_done = slot.n_past();
+                }
+                _ => {}
+            }
+            view
+        };
+        let views: Vec<SlotView> = self.slots.iter().enumerate().map(view).collect();
+        let metrics = self.status.metrics();
+        let busy = self.slots.iter().filter(|s| !s.is_idle()).count();
+        metrics.processing.set(busy as i64);
+        let most = views.iter().map(|v| v.n_past as i64).max().unwrap_or(0);
+        metrics
+            .n_tokens_max
+            .set(metrics.n_tokens_max.get().max(most));
+        self.status.set_slots(views);
+    }
+}
+
+/// There is no such slot.
+pub(super) fn no_slot(slot: u32, n_slots: usize) -> RequestError {
+    RequestError::NotFound(format!("slot {slot} does not exist: there are {n_slots}"))
+}

@@ -1,0 +1,444 @@
+//! One step of the engine for all slots: the next tokens of those that generate, and a share of each prompt.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::job::{Choice, Voice};
+use super::place::two;
+use super::run::Worker;
+use super::slot::{Slot, Task};
+use crate::engine::sampling::Sampler;
+use crate::engine::speculation::{DraftType, Lane, Progress, Speculation, draft};
+use crate::engine::{EngineError, Finish};
+use crate::memory::Work;
+use crate::server::metrics::Metrics;
+use crate::server::protocol::{Event, RequestError};
+
+/// A part of a prompt in a step.
+struct Chunk {
+    slot: usize,
+    job: u64,
+    start: usize,
+    end: usize,
+}
+
+impl Worker {
+    /// Draws tokens, computes one step, and takes note of what it gave.
+    pub(super) fn step(&mut self) {
+        self.draw();
+        let chunks = self.chunks();
+        let start = Instant::now();
+        let computed = self.compute(&chunks);
+        match computed {
+            Err(e) => self.fail_step(&chunks, &e),
+            Ok(0) => return,
+            Ok(n_lanes) => self.count_step(&chunks, n_lanes, start),
+        }
+        self.end_choices();
+        for chunk in &chunks {
+            self.end_chunk(chunk);
+        }
+    }
+
+    /// Draws the next token of every choice; ends those that are done.
+    fn draw(&mut self) {
+        let mut failed = Vec::new();
+        for slot in &mut self.slots {
+            let Some(mut lane) = lane_of(slot) else {
+                continue;
+            };
+            if let Err(e) = lane.take(&self.engine) {
+                failed.extend(slot.job().map(|id| (id, e.to_string())));
+            } else if let Task::Choice(choice) = &mut slot.task
+                && let Some(grammar) = &mut choice.voice.constrainer
+            {
+                grammar.prepare();
+            }
+        }
+        for (id, why) in failed {
+            self.fail_job(id, RequestError::Internal(why));
+        }
+        self.end_choices();
+    }
+
+    /// What each prompt computes in this step. While others generate, all prompts share the budget.
+    fn chunks(&mut self) -> Vec<Chunk> {
+        let n_choices = self
+            .slots
+            .iter()
+            .filter(|s| matches!(s.task, Task::Choice(_)))
+            .count();
+        let room = (self.engine.config().n_ubatch as usize).saturating_sub(n_choices);
+        let budget = match n_choices {
+            0 => room,
+            _ => self.budget.min(room.max(1)),
+        };
+        let mut chunks = Vec::new();
+        for (i, slot) in self.slots.iter().enumerate() {
+            if let Task::Prompt(prompt) = &slot.task
+                && let Some(job) = self.jobs.get(&prompt.job)
+            {
+                let (start, len) = (slot.n_past(), job.request.prompt.len());
+                chunks.push(Chunk {
+                    slot: i,
+                    job: prompt.job,
+                    start,
+                    end: prompt.stops.first().copied().unwrap_or(len),
+                });
+            }
+        }
+        let wants: Vec<usize> = chunks.iter().map(|c| c.end - c.start).collect();
+        let shares = shares(budget, &wants, self.turn);
+        self.turn = self.turn.wrapping_add(1);
+        for (chunk, share) in chunks.iter_mut().zip(shares) {
+            chunk.end = chunk.start + share;
+        }
+        chunks.retain(|c| c.end > c.start);
+        chunks
+    }
+
+    /// Computes the step; gives the number of its sequences.
+    fn compute(&mut self, chunks: &[Chunk]) -> Result<usize, EngineError> {
+        let mut lanes = Vec::new();
+        let mut owners = Vec::new();
+        let mut prompts = Vec::new();
+        for (i, slot) in self.slots.iter_mut().enumerate() {
+            if matches!(slot.task, Task::Choice(_)) {
+                owners.extend(slot.job());
+                lanes.extend(lane_of(slot));
+            } else if let Some(chunk) = chunks.iter().find(|c| c.slot == i) {
+                prompts.push((chunk, &mut slot.timeline));
+            }
+        }
+        let guesses = lanes
+            .iter()
+            .any(|l| l.speculation.params().draft != DraftType::None);
+        if prompts.is_empty() && guesses {
+            draft(&mut self.engine, &mut lanes)?;
+        }
+        let mut work: Vec<Work<'_>> = lanes.iter().filter_map(Lane::work).collect();
+        let n_lanes = work.len();
+        for (chunk, timeline) in &prompts {
+            let prompt = self.jobs[&chunk.job].request.prompt.as_slice();
+            let last = (chunk.end - chunk.start) as u32 - 1;
+            work.push(Work {
+                seq: timeline.seq(),
+                tokens: &prompt[chunk.start..chunk.end],
+                outputs: (chunk.end == prompt.len())
+                    .then_some(last)
+                    .into_iter()
+                    .collect(),
+            });
+        }
+        if work.is_empty() {
+            return Ok(0);
+        }
+        let n_sequences = work.len();
+        let exact = prompts.is_empty() && (guesses || self.exact);
+        let output = if exact {
+            self.engine.step_exact(&work)?
+        } else {
+            self.engine.step(&work, false)?
+        };
+        drop(work);
+        for (i, (chunk, timeline)) in prompts.into_iter().enumerate() {
+            let prompt = self.jobs[&chunk.job].request.prompt.as_slice();
+            let last = (chunk.end - chunk.start) as u32 - 1;
+            let logits = output.logits(n_lanes + i, last);
+            timeline.extend(&prompt[chunk.start..chunk.end], logits);
+        }
+        let mut failed = Vec::new();
+        let mut item = 0;
+        for (lane, id) in lanes.iter_mut().zip(owners) {
+            if lane.work().is_none() {
+                continue;
+            }
+            if let Err(e) = lane.settle(&mut self.engine, &output, item) {
+                failed.push((id, e.to_string()));
+            }
+            item += 1;
+        }
+        drop(lanes);
+        for (id, why) in failed {
+            self.fail_job(id, RequestError::Internal(why));
+        }
+        Ok(n_sequences)
+    }
+
+    fn count_step(&self, chunks: &[Chunk], n_sequences: usize, start: Instant) {
+        let (metrics, seconds) = (self.status.metrics(), start.elapsed().as_secs_f64());
+        metrics.n_decode.inc();
+        metrics.busy_slots.inc_by(n_sequences as u64);
+        let n_tokens: usize = chunks.iter().map(|c| c.end - c.start).sum();
+        if n_tokens > 0 {
+            metrics.prompt_tokens.inc_by(n_tokens as u64);
+            metrics.prompt_seconds.inc_by(seconds);
+            if n_sequences > chunks.len() {
+                metrics.prefill_stall.observe(seconds);
+            }
+        }
+    }
+
+    /// Fails everything that was in a step, and nothing else. Its sequences are empty: their states may be torn.
+    fn fail_step(&mut self, chunks: &[Chunk], error: &EngineError) {
+        let why = RequestError::Internal(error.to_string());
+        for index in 0..self.slots.len() {
+            let in_step = matches!(self.slots[index].task, Task::Choice(_))
+                || chunks.iter().any(|c| c.slot == index);
+            if !in_step {
+                continue;
+            }
+            if let Some(id) = self.slots[index].job() {
+                self.fail_job(id, why.clone());
+            }
+            if let Err(e) = self.slots[index].clear(&mut self.engine) {
+                tracing::error!(%e, "a slot cannot be emptied");
+            }
+        }
+    }
+
+    /// Keeps the state where a message ends, and begins to generate where the prompt ends.
+    fn end_chunk(&mut self, chunk: &Chunk) {
+        let Task::Prompt(prompt) = &mut self.slots[chunk.slot].task else {
+            return;
+        };
+        let Some(job) = self.jobs.get(&chunk.job) else {
+            return;
+        };
+        let (cache, len) = (job.request.cache_prompt, job.request.prompt.len());
+        job.report(chunk.end);
+        let stop = prompt.stops.first() == Some(&chunk.end);
+        if stop {
+            prompt.stops.remove(0);
+        }
+        let done = chunk.end == len;
+        if (stop || done)
+            && cache
+            && let Err(e) = self.keep_state(chunk.slot)
+        {
+            let why = RequestError::Internal(e.to_string());
+            return self.fail_job(chunk.job, why);
+        }
+        if done {
+            self.end_prompt(chunk.slot);
+        }
+    }
+
+    /// The prompt of a slot is in memory: begins the first choice here, and others in slots that are free.
+    pub(super) fn end_prompt(&mut self, index: usize) {
+        let Some(id) = self.slots[index].job() else {
+            return;
+        };
+        if let Err(e) = self.begin_choices(index, id) {
+            self.fail_job(id, e);
+        }
+    }
+
+    fn begin_choices(&mut self, index: usize, id: u64) -> Result<(), RequestError> {
+        let internal = |e: EngineError| RequestError::Internal(e.to_string());
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return Ok(());
+        };
+        job.prefilled = Some(Instant::now());
+        let (n, scope) = (job.request.n, job.request.scope);
+        if n > 1 {
+            let state = self.present_state(index).map_err(internal)?;
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.prompt_end = Some(state);
+            }
+        }
+        for _ in 1..n {
+            let place = self.empty_slot().or_else(|| self.oldest_idle_slot());
+            let Some(other) = place else {
+                break;
+            };
+            self.save_conversation(other).map_err(internal)?;
+            let Some((from, to)) = two(&mut self.slots, index, other) else {
+                break;
+            };
+            to.owner = Some(scope);
+            to.states = from.states.clone();
+            let copied = to.timeline.copy_from(&mut self.engine, &from.timeline);
+            copied.map_err(internal)?;
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.live += 1;
+            }
+            self.begin_choice(other, id)?;
+        }
+        self.begin_choice(index, id)
+    }
+
+    /// Begins the next choice of a job in a slot that holds its prompt.
+    fn begin_choice(&mut self, index: usize, id: u64) -> Result<(), RequestError> {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return Ok(());
+        };
+        let number = job.next_choice;
+        job.next_choice += 1;
+        let request = &job.request;
+        let mut sampling = request.sampling.clone();
+        sampling.seed = sampling.seed.map(|s| s.wrapping_add(u64::from(number)));
+        let n_ctx = self.engine.n_ctx() as usize;
+        let sampler = Sampler::new(&sampling, &self.vocab, n_ctx);
+        let mut sampler = sampler.map_err(|e| RequestError::Invalid(e.to_string()))?;
+        sampler.accept_prompt(&request.prompt);
+        let params = request.speculation.as_ref().unwrap_or(&self.speculation);
+        let speculation = Speculation::new(params.clone(), &self.engine)
+            .map_err(|e| RequestError::Invalid(e.to_string()))?;
+        let tokenizer = self.engine.model().tokenizer();
+        self.slots[index].task = Task::Choice(Box::new(Choice {
+            job: id,
+            sampler,
+            speculation,
+            progress: Progress::new(request.n_predict),
+            voice: Voice::new(job, number, tokenizer, self.status.metrics()),
+        }));
+        Ok(())
+    }
+
+    /// Says goodbye to choices that have ended.
+    fn end_choices(&mut self) {
+        for index in 0..self.slots.len() {
+            let Task::Choice(choice) = &self.slots[index].task else {
+                continue;
+            };
+            if let Some(finish) = choice.progress.finish {
+                self.end_choice(index, finish);
+            }
+        }
+    }
+
+    fn end_choice(&mut self, index: usize, finish: Finish) {
+        let slot = &mut self.slots[index];
+        let Task::Choice(choice) = std::mem::take(&mut slot.task) else {
+            return;
+        };
+        slot.used = self.cache.tick();
+        let Choice {
+            job: id,
+            sampler,
+            speculation,
+            mut voice,
+            ..
+        } = *choice;
+        voice.timings.drafts = speculation.stats().clone();
+        count_drafts(self.status.metrics(), &speculation);
+        let finished = match voice.finish(finish, sampler.seed(), index as u32) {
+            Ok(finished) => finished,
+            Err(e) => return self.fail_job(id, e),
+        };
+        let metrics = self.status.metrics();
+        let (n, time) = (finished.timings.predicted_n, finished.timings.predicted);
+        metrics.tokens_predicted.inc_by(n as u64);
+        metrics.tokens_predicted_seconds.inc_by(time.as_secs_f64());
+        let how = match finished.reason {
+            crate::server::protocol::StopReason::Limit => "limit",
+            _ => "stop",
+        };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.send(Event::Finished(Box::new(finished)));
+        if job.next_choice < job.request.n {
+            if let Err(e) = self.begin_again(index, id) {
+                self.fail_job(id, e);
+            }
+            return;
+        }
+        job.live -= 1;
+        if job.live == 0 {
+            self.end_job(id, how);
+        }
+    }
+
+    /// Takes a slot back to its prompt's end for the next choice.
+    fn begin_again(&mut self, index: usize, id: u64) -> Result<(), RequestError> {
+        let state = self.jobs.get(&id).and_then(|job| job.prompt_end.clone());
+        let state = state.ok_or_else(|| {
+            RequestError::Internal("the state at the prompt's end was not kept".to_owned())
+        })?;
+        let slot = &mut self.slots[index];
+        let logits = state.logits.as_deref();
+        slot.timeline
+            .restore(&mut self.engine, None, &state.checkpoint, logits)
+            .map_err(|e| RequestError::Internal(e.to_string()))?;
+        slot.states.retain(|s| s.n() <= state.n());
+        self.begin_choice(index, id)
+    }
+}
+
+/// The lane of a slot that generates.
+fn lane_of(slot: &mut Slot) -> Option<Lane<'_>> {
+    let Task::Choice(choice) = &mut slot.task else {
+        return None;
+    };
+    let choice = &mut **choice;
+    Some(Lane {
+        timeline: &mut slot.timeline,
+        sampler: &mut choice.sampler,
+        speculation: &mut choice.speculation,
+        progress: &mut choice.progress,
+        sink: &mut choice.voice,
+    })
+}
+
+fn count_drafts(metrics: &Arc<Metrics>, speculation: &Speculation) {
+    let stats = speculation.stats();
+    metrics.spec_draft_tokens.inc_by(stats.n_drafted());
+    metrics.spec_accepted_tokens.inc_by(stats.n_accepted());
+    metrics.spec_drafts.inc_by(stats.drafting_steps);
+    for (counts, family) in [
+        (&stats.drafted, &metrics.spec_drafted_per_pos),
+        (&stats.accepted, &metrics.spec_accepted_per_pos),
+    ] {
+        for (position, &n) in counts.iter().enumerate() {
+            let label = [("position", position.to_string())];
+            family.get_or_create(&label).inc_by(n);
+        }
+    }
+}
+
+/// Shares a budget: everybody the same, what one does not need to the others, and what does not divide evenly to each
+/// in turn.
+fn shares(budget: usize, wants: &[usize], turn: usize) -> Vec<usize> {
+    let mut given = vec![0; wants.len()];
+    let mut left = budget;
+    loop {
+        let hungry: Vec<usize> = (0..wants.len()).filter(|&i| given[i] < wants[i]).collect();
+        if hungry.is_empty() || left == 0 {
+            return given;
+        }
+        let each = left / hungry.len();
+        for k in 0..hungry.len() {
+            let i = hungry[(k + turn) % hungry.len()];
+            let more = each.max(1).min(wants[i] - given[i]).min(left);
+            given[i] += more;
+            left -= more;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_shared_evenly_and_nothing_is_left_over() {
+        assert_eq!(shares(10, &[], 0), [0usize; 0]);
+        assert_eq!(shares(10, &[4], 3), [4]);
+        assert_eq!(shares(10, &[100, 100], 0), [5, 5]);
+        assert_eq!(shares(10, &[2, 100], 0), [2, 8]);
+        assert_eq!(shares(10, &[100, 3, 1], 1), [6, 3, 1]);
+        assert_eq!(shares(0, &[5], 0), [0]);
+        // Less than one each: in turn.
+        assert_eq!(shares(2, &[9, 9, 9], 0), [1, 1, 0]);
+        assert_eq!(shares(2, &[9, 9, 9], 1), [0, 1, 1]);
+        for turn in 0..5 {
+            let given = shares(100, &[40, 70, 10, 90], turn);
+            assert_eq!(given.iter().sum::<usize>(), 100);
+            assert!(given.iter().all(|&g| g >= 10), "{given:?}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! What a prompt finds in memory: earlier turns, shared starts, conversations that lost their slot, slot files.
+
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "common/server.rs"]
+mod server;
+
+use std::path::PathBuf;
+
+use oxling::engine::EngineConfig;
+use oxling::engine::speculation::{DraftType, SpeculationParams};
+use oxling::server::protocol::{Generate, RequestError, SlotAction};
+use oxling::server::worker::WorkerConfig;
+use server::{
+    ALICE, Answer, BOB, STORY, SYSTEM, Server, TURN, chat, config, conversation, human, request,
+};
+
+#[test]
+fn a_second_turn_computes_its_own_tokens_only() {
+    let server = Server::start(config());
+    let first_message = human(STORY);
+    let first = chat(&server, &[SYSTEM, &first_message], 12);
+    let first_prompt = first.prompt.clone();
+    let answer = server.answer(first);
+    assert_eq!(answer.prompt_n(), first_prompt.len());
+    assert_eq!(answer.n_cached, 0);
+    // The next prompt goes on with the answer's tokens.
+    let mut second = chat(&server, &[&human("And then?")], 6);
+    let mut prompt = first_prompt.clone();
+    prompt.extend(answer.ids(0));
+    let known = prompt.len();
+    prompt.extend(&second.prompt);
+    second.boundaries = vec![known, known + second.boundaries[0]];
+    second.prompt = prompt.clone();
+    let reused = server.answer(second);
+    let new = prompt.len() - known;
+    // The answer's last token was never computed.
+    assert_eq!(reused.prompt_n(), new + 1);
+    assert_eq!(reused.n_cached + reused.prompt_n(), prompt.len());
+    // The same from nothing.
+    let fresh = server.answer(Generate {
+        cache_prompt: false,
+        ..request(prompt, 6)
+    });
+    assert_eq!(fresh.n_cached, 0);
+    assert_eq!(fresh.ids(0), reused.ids(0), "reuse changes no word");
+    server.stop();
+}
+
+#[test]
+fn an_edited_message_keeps_all_before_it() {
+    for n_seq in [1, 4] {
+        let server = Server::start(WorkerConfig {
+            engine: EngineConfig {
+                n_seq,
+                n_ctx: n_seq * 512,
+                ..config().engine
+            },
+            ..config()
+        });
+        let (story, question, other) = (human(STORY), human("Who moved?"), human("What was void?"));
+        let answered = format!("{TURN}God.<|role_end|>");
+        server.answer(chat(&server, &[SYSTEM, &story, &answered, &question], 8));
+        let (kept, _) = conversation(&server, &[SYSTEM, &story, &answered]);
+        let edited = server.answer(chat(&server, &[SYSTEM, &story, &answered, &other], 8));
+        assert_eq!(edited.n_cached, kept.len(), "{n_seq} slots");
+        let mut fresh = chat(&server, &[SYSTEM, &story, &answered, &other], 8);
+        fresh.cache_prompt = false;
+        assert_eq!(server.answer(fresh).ids(0), edited.ids(0));
+        let again = server.answer(chat(&server, &[SYSTEM, &story, &answered, &question], 8));
+        assert_eq!(again.n_cached, kept.len(), "{n_seq} slots");
+        server.stop();
+    }
+}
+
+#[test]
+fn chats_share_a_system_prompt_within_a_scope_and_nothing_between_scopes() {
+    let server = Server::start(config());
+    let (a, b) = (human("Tell me a story."), human("Where is France?"));
+    let (system, _) = conversation(&server, &[SYSTEM]);
+    let first = server.answer(chat(&server, &[SYSTEM, &a], 6));
+    let second = server.answer(chat(&server, &[SYSTEM, &b], 6));
+    assert_eq!(second.n_cached, system.len());
+    assert_ne!(first.slot, second.slot, "the first conversation stays");
+    let again = server.answer(chat(&server, &[SYSTEM, &a], 6));
+    assert_eq!((again.prompt_n(), again.ids(0)), (0, first.ids(0)));
+    for _ in 0..2 {
+        let mut other = chat(&server, &[SYSTEM, &a], 6);
+        other.scope = BOB;
+        // Also where all slots and the store hold Alice's.
+        let bob = server.answer(other);
+        assert_eq!(bob.ids(0), first.ids(0));
+        if bob.n_cached > 0 {
+            assert_eq!(bob.prompt_n(), 0, "his own, the second time");
+        } else {
+            assert_eq!(bob.prompt_n(), first.prompt_n());
+        }
+    }
+    let n_cached = |scope| {
+        let mut request = chat(&server, &[SYSTEM, &b], 2);
+        request.scope = scope;
+        server.answer(request).n_cached
+    };
+    assert_eq!(n_cached(BOB), system.len(), "only what he said himself");
+    assert!(n_cached(ALICE) > system.len());
+    server.stop();
+}
+
+#[test]
+fn conversations_come_back_after_their_slot_was_given_away() {
+    let one_slot = |cache_ram| {
+        Server::start(WorkerConfig {
+            engine: EngineConfig {
+                n_seq: 1,
+                n_ctx: 512,
+                ..config().engine
+            },
+            cache_ram,
+            ..config()
+        })
+    };
+    let server = one_slot(64 << 20);
+    let chats = ["Tell me a story.", "Where is France?", "Who are you?"].map(human);
+    let first: Vec<Answer> = chats
+        .iter()
+        .map(|c| server.answer(chat(&server, &[SYSTEM, c], 8)))
+        .collect();
+    for (c, before) in chats.iter().zip(&first) {
+        let again = server.answer(chat(&server, &[SYSTEM, c], 8));
+        assert_eq!((again.prompt_n(), again.ids(0)), (0, before.ids(0)), "{c}");
+    }
+    server.stop();
+    // Without a budget only what is in the slot can be used again.
+    let server = one_slot(0);
+    for c in &chats {
+        server.answer(chat(&server, &[SYSTEM, c], 8));
+    }
+    let again = server.answer(chat(&server, &[SYSTEM, &chats[0]], 8));
+    assert_eq!(again.n_cached, 0);
+    assert_eq!(again.ids(0), first[0].ids(0));
+    assert_eq!(server.handle.metrics().cache_bytes.get(), 0);
+    server.stop();
+}
+
+#[test]
+fn the_byte_budget_is_never_exceeded() {
+    let budget = 3 << 20;
+    let server = Server::start(WorkerConfig {
+        cache_ram: budget,
+        ..config()
+    });
+    let metrics = server.handle.metrics();
+    for i in 0..12 {
+        let text = human(&format!("{i} {STORY}"));
+        server.answer(chat(&server, &[SYSTEM, &text], 4));
+        let bytes = metrics.cache_bytes.get();
+        assert!(bytes > 0 && bytes <= budget as i64, "{bytes}");
+    }
+    assert!(metrics.cache_evictions.get() > 0);
+    // The latest one is still there.
+    let latest = human(&format!("11 {STORY}"));
+    assert_eq!(
+        server
+            .answer(chat(&server, &[SYSTEM, &latest], 4))
+            .prompt_n(),
+        0
+    );
+    server.stop();
+}
+
+fn save(server: &Server, slot: u32, path: &PathBuf) -> Result<usize, RequestError> {
+    let report = server.slot(slot, ALICE, SlotAction::Save(path.clone()))?;
+    let written = std::fs::metadata(path).expect("a file").len();
+    assert_eq!(report.n_bytes, written);
+    Ok(report.n_tokens)
+}
+
+#[test]
+fn a_saved_slot_continues_after_a_restart_as_if_nothing_happened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("chat.slot");
+    let speculation = SpeculationParams {
+        draft: DraftType::Mtp,
+        ..SpeculationParams::default()
+    };
+    let with_mtp = || WorkerConfig {
+        engine: EngineConfig {
+            mtp: true,
+            ..config().engine
+        },
+        speculation: speculation.clone(),
+        ..config()
+    };
+    let server = Server::start(with_mtp());
+    let (question, other) = (human("Tell me a story."), human("Where is France?"));
+    let first = server.answer(chat(&server, &[SYSTEM, &question], 12));
+    let prompt = chat(&server, &[SYSTEM, &question], 0).prompt;
+    let mut longer = prompt.clone();
+    longer.extend(first.ids(0));
+    let n_tokens = save(&server, first.slot, &path).expect("saves");
+    assert_eq!(n_tokens, longer.len() - 1);
+    let continued = server.answer(request(longer.clone(), 12));
+    server.stop();
+    assert_eq!(
+        std::fs::read_dir(folder.path()).expect("lists").count(),
+        1,
+        "no unfinished file stays"
+    );
+
+    let server = Server::start(with_mtp());
+    let report = server.slot(2, ALICE, SlotAction::Restore(path.clone()));
+    assert_eq!(report.expect("restores").n_tokens, n_tokens);
+    let again = server.answer(request(longer, 12));
+    assert_eq!((again.slot, again.prompt_n()), (2, 1));
+    assert_eq!(again.ids(0), continued.ids(0));
+    let same = server.answer(chat(&server, &[SYSTEM, &question], 12));
+    assert_eq!((same.prompt_n(), same.ids(0)), (0, first.ids(0)));
+    let (system, _) = conversation(&server, &[SYSTEM]);
+    let edited = server.answer(chat(&server, &[SYSTEM, &other], 4));
+    assert_eq!(edited.n_cached, system.len(), "states at boundaries too");
+    // Saved again at the same point, the file is the same to the bit.
+    let slot = server.slot(3, ALICE, SlotAction::Restore(path.clone()));
+    slot.expect("restores");
+    let copy = folder.path().join("copy.slot");
+    save(&server, 3, &copy).expect("saves");
+    assert!(std::fs::read(&path).expect("reads") == std::fs::read(&copy).expect("reads"));
+    let erased = server.slot(3, ALICE, SlotAction::Erase).expect("erases");
+    assert_eq!(erased.n_tokens, n_tokens);
+    server.stop();
+}
+
+#[test]
+fn slot_files_that_do_not_fit_are_refused_and_change_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("chat.slot");
+    let server = Server::start(config());
+    let answer = server.answer(chat(&server, &[SYSTEM, &human(STORY)], 8));
+    save(&server, answer.slot, &path).expect("saves");
+    let whole = std::fs::read(&path).expect("reads");
+    let restore = |server: &Server, scope, name: &str| {
+        let path = folder.path().join(name);
+        let error = server.slot(1, scope, SlotAction::Restore(path));
+        let error = error.expect_err(name);
+        assert!(
+            !error
+                .to_string()
+                .contains(&*folder.path().to_string_lossy())
+        );
+        error
+    };
+    let invalid = |error: RequestError, phrase: &str| {
+        assert!(matches!(error, RequestError::Invalid(_)), "{error:?}");
+        assert!(error.to_string().contains(phrase), "{error}");
+    };
+    let missing = restore(&server, ALICE, "missing");
+    assert!(matches!(missing, RequestError::NotFound(_)), "{missing:?}");
+    invalid(restore(&server, BOB, "chat.slot"), "another API key");
+    let write = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.path().join(name), bytes).expect("writes");
+    };
+    for cut in [0, 7, 15, 40, whole.len() / 2, whole.len() - 1] {
+        write("cut", &whole[..cut]);
+        let error = restore(&server, ALICE, "cut");
+        assert!(
+            matches!(error, RequestError::Invalid(_)),
+            "{cut}: {error:?}"
+        );
+    }
+    write("cut", &whole[..whole.len() / 2]);
+    invalid(restore(&server, ALICE, "cut"), "truncated");
+    for at in [whole.len() / 3, whole.len() - 20] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        write("changed", &bytes);
+        invalid(restore(&server, ALICE, "changed"), "checksum");
+    }
+    write("version", &[b"OXLSLOT\x02", &whole[8..]].concat());
+    invalid(restore(&server, ALICE, "version"), "this version");
+    let empty = server.slot(3, ALICE, SlotAction::Save(folder.path().join("x")));
+    invalid(empty.expect_err("nothing in it"), "holds nothing");
+    let foreign = server.slot(answer.slot, BOB, SlotAction::Save(folder.path().join("x")));
+    invalid(foreign.expect_err("not his"), "holds nothing");
+    let erased = server.slot(answer.slot, BOB, SlotAction::Erase);
+    assert_eq!(erased.expect("says so").n_tokens, 0, "not his to forget");
+    let none = server.slot(9, ALICE, SlotAction::Erase);
+    assert!(matches!(none, Err(RequestError::NotFound(_))));
+    let no_folder = folder.path().join("no/such/folder");
+    let error = server.slot(answer.slot, ALICE, SlotAction::Save(no_folder));
+    assert!(error.is_err());
+    let same = server.answer(chat(&server, &[SYSTEM, &human(STORY)], 8));
+    assert_eq!((same.prompt_n(), same.ids(0)), (0, answer.ids(0)));
+    server.stop();
+
+    let small = Server::start(WorkerConfig {
+        engine: EngineConfig {
+            n_seq: 2,
+            n_ctx: 64,
+            ..config().engine
+        },
+        ..config()
+    });
+    invalid(
+        restore(&small, ALICE, "chat.slot"),
+        "the context of a slot holds 32",
+    );
+    small.stop();
+    let other_rows = Server::start(WorkerConfig {
+        engine: EngineConfig {
+            row_type: oxling::ggml::DType::F32,
+            ..config().engine
+        },
+        ..config()
+    });
+    invalid(restore(&other_rows, ALICE, "chat.slot"), "was written for");
+    other_rows.stop();
+}
