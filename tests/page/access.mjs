@@ -2,12 +2,12 @@
 
 import assert from "node:assert/strict";
 
-const ANSWER = "# A title\n\nText with [a link](https://x.y/) and `code`.\n\n| a | b |\n|---|--:|\n| long cell with many words in it | 2 |\n\n```rust\nfn a_function_with_a_long_name(first: usize, second: usize, third: usize) -> usize { first + second + third }\n```\n\n- [x] done\n- [ ] to do\n\n> quoted\n\n$$\nx^2\n$$";
+const ANSWER = "# A title\n\nText with [a link](https://x.y/) and `code`.\n\n| a | b |\n|---|--:|\n| long cell with many words in it | 2 |\n\n| 1 | 2 | 3 | 4 | 5 |\n|--|--|--|--|--|\n| columns | that | together | need-much-more | thanaphonehas |\n\n```rust\nfn a_function_with_a_long_name(first: usize, second: usize, third: usize) -> usize { first + second + third }\n```\n\n- [x] done\n- [ ] to do\n\n> quoted\n\n$$\nx^2\n$$";
 
 /** An open conversation with all that an answer can hold. */
 async function full(s, mock) {
   mock.answer = () => ({ reasoning: "Hm.", content: ANSWER, drafts: true });
-  await s.ask("Show everything");
+  await s.ask(`Show everything ${"unbroken".repeat(20)}`);
   mock.answer = () => ({ calls: [{ name: "weather", args: "{}" }] });
   await s.ask("Call a tool");
   mock.failWith = { status: 500, message: "The computation failed" };
