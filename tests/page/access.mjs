@@ -20,6 +20,14 @@ async function noSideways(s) {
   assert.ok(wide <= view, `${wide} of ${view} pixels`);
 }
 
+/** Tests that need a touch screen or a preference of the system, which only Chromium's driver can pretend. */
+export const emulated = [
+  "axe finds nothing, light and dark",
+  "a phone shows all without sideways scrolling",
+  "dark follows the system until the user chooses",
+  "reduced motion stands still, print shows the text",
+];
+
 export const tests = {
   "axe finds nothing, light and dark": async (s, mock) => {
     await s.open();

@@ -1,6 +1,6 @@
 // Tests of the server's web page in a headless Chromium. Run by scripts/page-tests, which says what is needed.
 //
-//     node tests/page/page.mjs [--shots FOLDER] [--server URL] [--only TEXT]
+//     node tests/page/page.mjs [--shots FOLDER] [--server URL] [--only TEXT] [--firefox]
 
 import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { startMock } from "./mock.mjs";
 
-const { values: options } = parseArgs({ options: { shots: { type: "string" }, server: { type: "string" }, only: { type: "string" } } });
+const { values: options } = parseArgs({ options: { shots: { type: "string" }, server: { type: "string" }, only: { type: "string" }, firefox: { type: "boolean" } } });
 // Packages live outside the repository.
 const require = createRequire(join(process.env.PAGE_TEST_PACKAGES ?? process.cwd(), "x.js"));
 const puppeteer = require("puppeteer-core");
@@ -124,17 +124,22 @@ export class Session {
   }
 }
 
-const browser = await puppeteer.launch({
-  executablePath: process.env.CHROMIUM,
-  args: ["--no-sandbox", "--disable-dev-shm-usage", "--font-render-hinting=none"],
-});
+const browser = await puppeteer.launch(
+  options.firefox
+    ? { browser: "firefox", executablePath: process.env.FIREFOX }
+    : { executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-dev-shm-usage", "--font-render-hinting=none"] },
+);
 
 let failures = 0;
 let ran = 0;
 
-async function runTests(tests, makeMock) {
+async function runTests({ tests, emulated = [] }, makeMock) {
   for (const [name, test] of Object.entries(tests)) {
     if (options.only && !name.includes(options.only)) continue;
+    if (options.firefox && emulated.includes(name)) {
+      console.log(`skip  ${name} (the driver of Firefox cannot emulate it)`);
+      continue;
+    }
     const mock = await makeMock();
     const session = new Session(browser, mock);
     const began = performance.now();
@@ -154,14 +159,13 @@ async function runTests(tests, makeMock) {
 
 try {
   if (options.server) {
-    const { tests } = await import("./real.mjs");
-    await runTests(tests, async () => ({ url: options.server, requests: [], close() {} }));
+    await runTests(await import("./real.mjs"), async () => ({ url: options.server, requests: [], close() {} }));
   } else if (options.shots) {
     mkdirSync(options.shots, { recursive: true });
     const { shots } = await import("./shots.mjs");
-    await runTests(shots(options.shots), startMock);
+    await runTests({ tests: shots(options.shots) }, startMock);
   } else {
-    for (const file of ["markdown", "chat", "safety", "access"]) await runTests((await import(`./${file}.mjs`)).tests, startMock);
+    for (const file of ["markdown", "chat", "safety", "access"]) await runTests(await import(`./${file}.mjs`), startMock);
   }
 } finally {
   await browser.close();
