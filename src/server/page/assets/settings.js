@@ -149,7 +149,7 @@ function build(data) {
     $("settings").close();
     act();
   };
-  const tools = textField("tools", "Tools", "A JSON array of functions. You give their results in the conversation.", 5, checkTools);
+  const tools = textField("tools", "Functions as JSON", "An array of names, descriptions and parameters. You give the results in the conversation.", 5, checkTools);
   $("settings-body").replaceChildren(
     textField("system", "System prompt", "Stands before every conversation.", 4),
     choice("think", "Thinking", THINKING, thinking(), (value) => save("thinking", value)),
