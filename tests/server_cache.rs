@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use oxling::engine::EngineConfig;
 use oxling::engine::speculation::{DraftType, SpeculationParams};
-use oxling::server::protocol::{Generate, RequestError, SlotAction};
+use oxling::server::protocol::{Generate, RequestError, SlotAction, TokenEvent};
 use oxling::server::worker::WorkerConfig;
 use server::{
     ALICE, Answer, BOB, STORY, SYSTEM, Server, TURN, chat, config, conversation, human, request,
@@ -312,4 +312,106 @@ fn slot_files_that_do_not_fit_are_refused_and_change_nothing() {
     });
     invalid(restore(&other_rows, ALICE, "chat.slot"), "was written for");
     other_rows.stop();
+}
+
+/// Answers whose every token leads by this much are the same however their prompts were cut into steps.
+const CLEAR_LEAD: f32 = 0.05;
+const N_PREDICT: u32 = 10;
+
+/// A row of numbers that are as good as random.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+#[test]
+fn whatever_happens_around_it_a_request_gets_its_own_answer() {
+    let server = Server::start(WorkerConfig {
+        engine: EngineConfig {
+            n_seq: 3,
+            n_ctx: 3 * 512,
+            n_ubatch: 64,
+            ..config().engine
+        },
+        // Room for a few states and conversations only.
+        cache_ram: 2 << 20,
+        prefill_budget: Some(24),
+        ..config()
+    });
+    let openings = [
+        "Tell me a story.",
+        "Where is France?",
+        "Who are you?",
+        STORY,
+    ]
+    .map(human);
+    let questions = ["And then?", "Why?", "What is the capital of Peru?"].map(human);
+    let said = format!("{TURN}I do not know.<|role_end|>");
+    let mut asked = Vec::new();
+    for opening in &openings {
+        for question in &questions {
+            for messages in [
+                vec![SYSTEM, opening],
+                vec![SYSTEM, opening, &said, question],
+            ] {
+                let alone = server.answer(Generate {
+                    cache_prompt: false,
+                    logprobs: Some(2),
+                    ..chat(&server, &messages, N_PREDICT)
+                });
+                let lead = |t: &TokenEvent| {
+                    let top = &t.logprobs.as_ref().expect("asked for").top;
+                    top[0].logprob - top[1].logprob
+                };
+                if alone.tokens.iter().all(|t| lead(t) > CLEAR_LEAD) {
+                    asked.push((messages, alone.ids(0)));
+                }
+            }
+        }
+    }
+    assert!(asked.len() > 8, "{}", asked.len());
+    let mut dice = Dice(7);
+    let mut reused = 0;
+    for round in 0..16 {
+        let clients: Vec<_> = (0..6)
+            .map(|_| {
+                let (messages, expected) = &asked[dice.below(asked.len())];
+                let client = server.ask(Generate {
+                    scope: [ALICE, BOB][dice.below(2)],
+                    n: 1 + dice.below(3) as u32 / 2,
+                    ..chat(&server, messages, N_PREDICT)
+                });
+                (client, expected)
+            })
+            .collect();
+        if round % 7 == 0 {
+            let slot = dice.below(3) as u32;
+            server.slot(slot, ALICE, SlotAction::Erase).expect("erases");
+        }
+        for (mut client, expected) in clients {
+            if dice.below(4) == 0 {
+                // It leaves after a few events.
+                (0..dice.below(6)).for_each(|_| drop(client.next()));
+                continue;
+            }
+            let answer = client.wait();
+            assert!(answer.failed.is_none(), "{answer:?}");
+            for finished in &answer.finished {
+                assert_eq!(&answer.ids(finished.choice), expected, "round {round}");
+            }
+            reused += answer.n_cached;
+        }
+        assert!(server.handle.metrics().cache_bytes.get() <= 2 << 20);
+    }
+    server.wait_idle();
+    assert!(reused > 0);
+    assert!(server.handle.metrics().cache_evictions.get() > 0);
+    server.stop();
 }

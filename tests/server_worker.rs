@@ -311,6 +311,57 @@ fn stop_texts_are_found_across_tokens_and_never_shown() {
     server.stop();
 }
 
+/// A grammar with a bug.
+#[derive(Debug, Clone)]
+struct Buggy;
+
+impl Constraint for Buggy {
+    fn allows(&mut self, _: u32) -> bool {
+        panic!("a bug, wanted by this test")
+    }
+
+    fn mask(&mut self, _: &mut [f32]) {}
+}
+
+impl Constrainer for Buggy {
+    fn advance(&mut self, _: u32) -> bool {
+        true
+    }
+
+    fn is_complete(&self) -> bool {
+        false
+    }
+
+    fn fork(&self) -> Box<dyn Constrainer> {
+        Box::new(Self)
+    }
+}
+
+#[test]
+fn a_request_that_panics_fails_alone() {
+    let server = Server::start(config());
+    let prompt = server.tokens("And the king said unto him, What wilt thou");
+    let expected = server.answer(request(prompt.clone(), 40)).ids(0);
+    let mut good = server.ask(request(prompt.clone(), 40));
+    let mut heard = Vec::new();
+    while heard.len() < 3 {
+        if let Some(Event::Token(token)) = good.next() {
+            heard.push(token.token);
+        }
+    }
+    let bad = server.answer(Generate {
+        constrainer: Some(Box::new(Buggy)),
+        ..request(prompt, 40)
+    });
+    assert!(
+        matches!(bad.failed, Some(RequestError::Internal(_))),
+        "{bad:?}"
+    );
+    heard.extend(good.wait().ids(0));
+    assert_eq!(heard, expected);
+    server.stop();
+}
+
 /// Lets only the tokens of one list come, each at its place.
 #[derive(Debug, Clone)]
 struct Script {

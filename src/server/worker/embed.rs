@@ -95,7 +95,7 @@ impl Worker {
     fn embed_part(&mut self, index: usize, embedding: &mut Embedding) -> Result<bool, EngineError> {
         let slot = &mut self.slots[index];
         let (start, prompt) = (slot.n_past(), &embedding.request.prompt);
-        let end = (start + self.budget).min(prompt.len());
+        let end = (start + self.budget.tokens()).min(prompt.len());
         let hidden = self
             .engine
             .hidden(slot.timeline.seq(), &prompt[start..end])?;

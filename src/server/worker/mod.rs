@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod budget;
 mod cache;
 mod embed;
 mod files;
@@ -39,7 +40,8 @@ pub struct WorkerConfig {
     pub speculation: SpeculationParams,
     /// Requests that may wait for a slot.
     pub queue: usize,
-    /// Prompt tokens of one step while others generate; `None` takes the micro-batch.
+    /// Prompt tokens of one step while others generate; `None` takes as many as make a step of about 0.3 s, by what
+    /// earlier ones took. Never more than the micro-batch.
     pub prefill_budget: Option<u32>,
     /// Bytes of host memory for prefixes that are kept.
     pub cache_ram: u64,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::budget::Budget;
 use super::cache::{Cache, Way, boundaries_to_keep};
 use super::files::Files;
 use super::job::Job;
@@ -16,8 +17,9 @@ use super::place::{Place, Source};
 use super::slot::{Prompt, Slot, Task};
 use super::{Loader, WorkerConfig};
 use crate::engine::sampling::{Sampler, VocabView};
-use crate::engine::speculation::{Speculation, SpeculationParams};
+use crate::engine::speculation::{DraftType, Speculation, SpeculationParams};
 use crate::engine::{Engine, EngineError, vocab_of};
+use crate::memory::{SeqId, Work};
 use crate::model::Model;
 use crate::server::protocol::{
     Command, Embed, EngineState, Event, Generate, RequestError, SlotView,
@@ -60,8 +62,7 @@ pub(super) struct Worker {
     pub jobs: BTreeMap<u64, Job>,
     pub files: Files,
     pub speculation: SpeculationParams,
-    /// Prompt tokens of a step while others generate.
-    pub budget: usize,
+    pub budget: Budget,
     pub exact: bool,
     /// Which prompt gets what does not divide evenly.
     pub turn: usize,
@@ -103,7 +104,7 @@ pub(super) fn run(
 }
 
 impl Worker {
-    fn new(
+    pub(super) fn new(
         model: &Model,
         settings: WorkerConfig,
         status: &Arc<Status>,
@@ -125,8 +126,7 @@ impl Worker {
         info.speculation = settings.speculation.clone();
         status.set_info(info);
         let n_ubatch = engine.config().n_ubatch;
-        let budget = settings.prefill_budget.unwrap_or(n_ubatch);
-        let worker = Self {
+        let mut worker = Self {
             vocab: vocab_of(model),
             status: Arc::clone(status),
             slots: (0..n_slots).map(Slot::new).collect(),
@@ -134,7 +134,7 @@ impl Worker {
             jobs: BTreeMap::new(),
             files: Files::new(&engine),
             speculation: settings.speculation,
-            budget: budget.clamp(1, n_ubatch) as usize,
+            budget: Budget::new(settings.prefill_budget, n_ubatch),
             exact: settings.exact,
             turn: 0,
             queue: VecDeque::new(),
@@ -142,8 +142,24 @@ impl Worker {
             stopping: false,
             engine,
         };
+        worker.warm_up()?;
         worker.publish();
         Ok(worker)
+    }
+
+    /// Computes a step that nobody waits for: weights get into memory, and exact steps find out what they need.
+    fn warm_up(&mut self) -> Result<(), EngineError> {
+        let work = [Work {
+            seq: SeqId(0),
+            tokens: &[0],
+            outputs: vec![0],
+        }];
+        if self.exact || self.speculation.draft != DraftType::None {
+            self.engine.step_exact(&work)?;
+        } else {
+            self.engine.step(&work, false)?;
+        }
+        self.engine.clear(SeqId(0))
     }
 
     fn serve(mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
@@ -183,7 +199,7 @@ impl Worker {
         self.slots.iter().all(Slot::is_idle)
     }
 
-    fn accept(&mut self, command: Command) {
+    pub(super) fn accept(&mut self, command: Command) {
         match command {
             Command::Generate(request) => match self.check(&request) {
                 Ok(()) => self.queue.push_back(Waiting::Text(request, Instant::now())),
@@ -247,7 +263,7 @@ impl Worker {
     }
 
     /// One step and all that belongs to it.
-    fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         self.drop_cancelled();
         self.slot_commands();
         self.begin_waiting();
@@ -314,11 +330,9 @@ impl Worker {
         }
         for slot in &mut self.slots {
             slot.task = Task::Idle;
-            slot.states.clear();
-            slot.owner = None;
-            if let Err(e) = slot.timeline.clear(&mut self.engine) {
-                tracing::error!(%e, "a slot cannot be emptied");
-            }
+        }
+        for index in 0..self.slots.len() {
+            self.forget_slot(index);
         }
     }
 

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::budget::shares;
 use super::job::{Choice, Voice};
 use super::place::two;
 use super::run::Worker;
@@ -49,8 +51,8 @@ impl Worker {
             let Some(mut lane) = lane_of(slot) else {
                 continue;
             };
-            if let Err(e) = lane.take(&self.engine) {
-                failed.extend(slot.job().map(|id| (id, e.to_string())));
+            if let Err(why) = guarded(|| lane.take(&self.engine)) {
+                failed.extend(slot.job().map(|id| (id, why)));
             } else if let Task::Choice(choice) = &mut slot.task
                 && let Some(grammar) = &mut choice.voice.constrainer
             {
@@ -73,7 +75,7 @@ impl Worker {
         let room = (self.engine.config().n_ubatch as usize).saturating_sub(n_choices);
         let budget = match n_choices {
             0 => room,
-            _ => self.budget.min(room.max(1)),
+            _ => self.budget.tokens().min(room.max(1)),
         };
         let mut chunks = Vec::new();
         for (i, slot) in self.slots.iter().enumerate() {
@@ -155,20 +157,28 @@ impl Worker {
             if lane.work().is_none() {
                 continue;
             }
-            if let Err(e) = lane.settle(&mut self.engine, &output, item) {
-                failed.push((id, e.to_string()));
+            if let Err(why) = guarded(|| lane.settle(&mut self.engine, &output, item)) {
+                failed.push((id, why));
             }
             item += 1;
         }
         drop(lanes);
         for (id, why) in failed {
+            // Tokens and memory may disagree by now.
+            let torn: Vec<usize> = (0..self.slots.len())
+                .filter(|&i| self.slots[i].job() == Some(id))
+                .collect();
             self.fail_job(id, RequestError::Internal(why));
+            for index in torn {
+                self.forget_slot(index);
+            }
         }
         Ok(n_sequences)
     }
 
-    fn count_step(&self, chunks: &[Chunk], n_sequences: usize, start: Instant) {
-        let (metrics, seconds) = (self.status.metrics(), start.elapsed().as_secs_f64());
+    fn count_step(&mut self, chunks: &[Chunk], n_sequences: usize, start: Instant) {
+        let (metrics, time) = (self.status.metrics(), start.elapsed());
+        let seconds = time.as_secs_f64();
         metrics.n_decode.inc();
         metrics.busy_slots.inc_by(n_sequences as u64);
         let n_tokens: usize = chunks.iter().map(|c| c.end - c.start).sum();
@@ -178,6 +188,7 @@ impl Worker {
             if n_sequences > chunks.len() {
                 metrics.prefill_stall.observe(seconds);
             }
+            self.budget.learn(n_tokens, time);
         }
     }
 
@@ -193,9 +204,7 @@ impl Worker {
             if let Some(id) = self.slots[index].job() {
                 self.fail_job(id, why.clone());
             }
-            if let Err(e) = self.slots[index].clear(&mut self.engine) {
-                tracing::error!(%e, "a slot cannot be emptied");
-            }
+            self.forget_slot(index);
         }
     }
 
@@ -384,6 +393,14 @@ fn lane_of(slot: &mut Slot) -> Option<Lane<'_>> {
     })
 }
 
+/// Does what belongs to one request. Should it panic, by a bug of a grammar say, only this request fails.
+fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|e| e.to_string()),
+        Err(_) => Err("the request met an internal error".to_owned()),
+    }
+}
+
 fn count_drafts(metrics: &Arc<Metrics>, speculation: &Speculation) {
     let stats = speculation.stats();
     metrics.spec_draft_tokens.inc_by(stats.n_drafted());
@@ -400,45 +417,108 @@ fn count_drafts(metrics: &Arc<Metrics>, speculation: &Speculation) {
     }
 }
 
-/// Shares a budget: everybody the same, what one does not need to the others, and what does not divide evenly to each
-/// in turn.
-fn shares(budget: usize, wants: &[usize], turn: usize) -> Vec<usize> {
-    let mut given = vec![0; wants.len()];
-    let mut left = budget;
-    loop {
-        let hungry: Vec<usize> = (0..wants.len()).filter(|&i| given[i] < wants[i]).collect();
-        if hungry.is_empty() || left == 0 {
-            return given;
-        }
-        let each = left / hungry.len();
-        for k in 0..hungry.len() {
-            let i = hungry[(k + turn) % hungry.len()];
-            let more = each.max(1).min(wants[i] - given[i]).min(left);
-            given[i] += more;
-            left -= more;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::engine::EngineConfig;
+    use crate::engine::sampling::SamplingParams;
+    use crate::engine::speculation::SpeculationParams;
+    use crate::gguf::Gguf;
+    use crate::model::{LoadOptions, Model};
+    use crate::server::protocol::{Command, Generate, Scope};
+    use crate::server::status::Status;
+    use crate::server::worker::WorkerConfig;
+
+    fn worker() -> Worker {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let gguf = Gguf::open(&root.join("tests/models/tiny-ling-IQ4_NL.gguf"));
+        let gguf = Arc::new(gguf.expect("demo model"));
+        let model = Model::load(gguf, &LoadOptions::default(), &mut |_, _| {});
+        let config = WorkerConfig {
+            load: Box::new(|_| Err(String::new())),
+            alias: None,
+            engine: EngineConfig {
+                n_ctx: 512,
+                n_seq: 2,
+                n_threads: 1,
+                n_threads_batch: 1,
+                ..EngineConfig::default()
+            },
+            speculation: SpeculationParams::default(),
+            queue: 4,
+            prefill_budget: None,
+            cache_ram: 1 << 24,
+            exact: true,
+        };
+        let status = Arc::new(Status::default());
+        Worker::new(&model.expect("loads"), config, &status).expect("starts")
+    }
+
+    fn ask(worker: &mut Worker, prompt: Vec<u32>) -> mpsc::UnboundedReceiver<Event> {
+        let (events, receiver) = mpsc::unbounded_channel();
+        worker.accept(Command::Generate(Box::new(Generate {
+            id: "test".to_owned(),
+            scope: Scope([0; 32]),
+            prompt,
+            boundaries: Vec::new(),
+            sampling: SamplingParams {
+                temp: 0.0,
+                ignore_eos: true,
+                ..SamplingParams::default()
+            },
+            n: 1,
+            n_predict: Some(6),
+            stop: Vec::new(),
+            special: false,
+            constrainer: None,
+            speculation: None,
+            logprobs: None,
+            post_sampling: false,
+            cache_prompt: true,
+            slot: None,
+            progress: false,
+            max_time: None,
+            events,
+        })));
+        receiver
+    }
+
+    fn tokens(receiver: &mut mpsc::UnboundedReceiver<Event>) -> (Vec<u32>, Option<RequestError>) {
+        let (mut tokens, mut failed) = (Vec::new(), None);
+        while let Ok(event) = receiver.try_recv() {
+            match event {
+                Event::Token(t) => tokens.push(t.token),
+                Event::Failed(why) => failed = Some(why),
+                _ => {}
+            }
+        }
+        (tokens, failed)
+    }
 
     #[test]
-    fn budgets_are_shared_evenly_and_nothing_is_left_over() {
-        assert_eq!(shares(10, &[], 0), [0usize; 0]);
-        assert_eq!(shares(10, &[4], 3), [4]);
-        assert_eq!(shares(10, &[100, 100], 0), [5, 5]);
-        assert_eq!(shares(10, &[2, 100], 0), [2, 8]);
-        assert_eq!(shares(10, &[100, 3, 1], 1), [6, 3, 1]);
-        assert_eq!(shares(0, &[5], 0), [0]);
-        // Less than one each: in turn.
-        assert_eq!(shares(2, &[9, 9, 9], 0), [1, 1, 0]);
-        assert_eq!(shares(2, &[9, 9, 9], 1), [0, 1, 1]);
-        for turn in 0..5 {
-            let given = shares(100, &[40, 70, 10, 90], turn);
-            assert_eq!(given.iter().sum::<usize>(), 100);
-            assert!(given.iter().all(|&g| g >= 10), "{given:?}");
+    fn a_failed_step_fails_its_requests_and_the_next_ones_are_served() {
+        let mut worker = worker();
+        let mut expected = ask(&mut worker, vec![3, 4, 5]);
+        (0..12).for_each(|_| worker.advance());
+        let expected = tokens(&mut expected).0;
+        assert_eq!(expected.len(), 6);
+        let mut first = ask(&mut worker, vec![3, 4, 5]);
+        let mut second = ask(&mut worker, vec![7, 8]);
+        (0..3).for_each(|_| worker.advance());
+        worker.fail_step(&[], &EngineError::Empty);
+        for receiver in [&mut first, &mut second] {
+            let (some, failed) = tokens(receiver);
+            assert!(!some.is_empty() && some.len() < 6);
+            assert!(matches!(failed, Some(RequestError::Internal(_))));
         }
+        assert!(worker.jobs.is_empty());
+        assert!(worker.slots.iter().all(|s| s.is_idle() && s.n_past() == 0));
+        let mut again = ask(&mut worker, vec![3, 4, 5]);
+        (0..12).for_each(|_| worker.advance());
+        assert_eq!(tokens(&mut again), (expected, None));
     }
 }
