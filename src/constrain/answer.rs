@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::vocab::{MOST_SPACE, Vocabulary};
-use super::worker::{Shared, Worker, first_line};
+use super::worker::{Shared, Worker, message};
 use super::{Constrainer, Start};
 use crate::chat::ReasoningTags;
 use crate::engine::sampling::Constraint;
@@ -155,7 +155,7 @@ impl Answer {
     /// Notes why nothing can come next. Always false.
     fn fail(&mut self, error: &str) -> bool {
         if self.failure.is_none() {
-            let error = first_line(error);
+            let error = message(error);
             tracing::warn!("a grammar failed: {error}");
             self.failure = Some(error);
         }

@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value};
 
+use super::gbnf::lark_text as literal;
 use super::{ConstrainError, limits};
 use crate::chat::ToolFormat;
 use crate::chat::tools::{CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, CLOSE, OPEN, SEPARATOR};
@@ -71,11 +72,6 @@ fn read(tools: &Value) -> Result<Vec<Tool<'_>>, ConstrainError> {
             })
         })
         .collect())
-}
-
-/// A lark literal: JSON's escapes are lark's too.
-fn literal(text: &str) -> String {
-    Value::String(text.to_owned()).to_string()
 }
 
 /// A marker: the control token of that text where there is one, else the text.

@@ -57,6 +57,12 @@ pub enum ConstrainError {
         /// What is wrong, and where.
         message: String,
     },
+    /// The grammar asks for too much work.
+    #[error("compiling the grammar was given up after {seconds} s")]
+    TooSlow {
+        /// The bound.
+        seconds: u64,
+    },
     /// The thread that compiles could not start, or panicked.
     #[error("the grammar's thread failed: {reason}")]
     Thread {
@@ -73,7 +79,7 @@ impl ConstrainError {
                 Some("a GBNF grammar is rules such as `root ::= \"yes\" | \"no\"`".to_owned())
             }
             Self::Lark { .. } => Some("a lark grammar starts at its rule `start`".to_owned()),
-            Self::TooLarge { .. } => Some("say less with it".to_owned()),
+            Self::TooLarge { .. } | Self::TooSlow { .. } => Some("say less with it".to_owned()),
             Self::Schema { .. }
             | Self::Regex { .. }
             | Self::Tools { .. }

@@ -36,7 +36,10 @@ pub use error::ConstrainError;
 
 use answer::Answer;
 use vocab::Vocabulary;
-use worker::{Worker, first_line};
+use worker::Worker;
+
+/// How the library names a state without a next token.
+const NO_TEXT: &str = "NoExtensionBias";
 
 /// A grammar in progress. `allows` and `mask` speak of the token after all those [`Constrainer::advance`] has seen.
 pub trait Constrainer: Constraint + Send + std::fmt::Debug {
@@ -128,7 +131,7 @@ impl Grammars {
         let (env, vocabulary) = vocab::build(tokenizer)?;
         let mut factory =
             ParserFactory::new_simple(&env).map_err(|e| ConstrainError::Vocabulary {
-                reason: first_line(&e.to_string()),
+                reason: worker::message(&e.to_string()),
             })?;
         factory.quiet();
         limits::set(factory.limits_mut());
@@ -148,17 +151,25 @@ impl Grammars {
         spec: &GrammarSpec,
         start: Start,
     ) -> Result<Box<dyn Constrainer>, ConstrainError> {
-        let grammar = self.grammar(spec)?;
-        let factory = Arc::clone(&self.factory);
+        // Before anything walks it.
+        limits::check(spec)?;
+        let (factory, vocabulary) = (Arc::clone(&self.factory), Arc::clone(&self.vocabulary));
         let kind = spec.clone();
-        let parser = limits::on_large_stack(move || {
-            let parser = factory.create_parser(grammar);
-            parser.map_err(|e| kind.error(&e.to_string()))
-        })??;
-        let mut matcher = Matcher::new(Ok(parser));
-        if let Some(error) = matcher.get_error() {
-            return Err(spec.error(&error));
-        }
+        // The first mask too: what cannot even begin is the grammar's fault, and better said at once.
+        let mut matcher = limits::bounded(move |stop| {
+            let parser = factory.create_parser(grammar(&kind, &vocabulary.tokenizer)?);
+            let parser = parser.map_err(|e| kind.error(&e.to_string()))?;
+            let mut matcher = Matcher::new(Ok(parser)).into_cancellable();
+            if let Some(handle) = matcher.cancellation_handle() {
+                // Set once, here.
+                let _ = stop.set(handle);
+            }
+            match matcher.compute_mask_or_eos().map_err(|e| e.to_string()) {
+                Ok(_) => Ok(matcher),
+                Err(e) if e.starts_with(NO_TEXT) => Err(kind.error("no text fits it")),
+                Err(e) => Err(kind.error(&e)),
+            }
+        })?;
         for warning in matcher.grammar_warnings() {
             tracing::debug!("grammar: {warning}");
         }
@@ -169,47 +180,50 @@ impl Grammars {
             start,
         )))
     }
+}
 
-    fn grammar(&self, spec: &GrammarSpec) -> Result<TopLevelGrammar, ConstrainError> {
-        Ok(match spec {
-            GrammarSpec::JsonObject => {
-                TopLevelGrammar::from_json_schema(limits::schema(&json!({"type": "object"}))?)
-            }
-            GrammarSpec::JsonSchema(schema) => {
-                TopLevelGrammar::from_json_schema(limits::schema(schema)?)
-            }
-            GrammarSpec::Gbnf(text) => TopLevelGrammar::from_lark(gbnf::to_lark(text)?),
-            GrammarSpec::Lark(text) => {
-                limits::text("lark grammar", text)?;
-                TopLevelGrammar::from_lark(text.clone())
-            }
-            GrammarSpec::Regex(text) => {
-                limits::text("regular expression", text)?;
-                TopLevelGrammar::from_regex(text)
-            }
-            GrammarSpec::ToolCalls {
-                format,
-                tools,
-                choice,
-                parallel,
-            } => {
-                let marker = |text: &str| {
-                    let tokenizer = &self.vocabulary.tokenizer;
-                    tokenizer
-                        .token_id(text)
-                        .filter(|&id| tokenizer.is_control(id))
-                };
-                let lark = calls::to_lark(*format, tools, choice, *parallel, &marker)?;
-                TopLevelGrammar::from_lark(lark)
-            }
-        })
-    }
+/// The grammar in the library's form.
+fn grammar(spec: &GrammarSpec, tokenizer: &Tokenizer) -> Result<TopLevelGrammar, ConstrainError> {
+    Ok(match spec {
+        GrammarSpec::JsonObject => {
+            TopLevelGrammar::from_json_schema(limits::schema(&json!({"type": "object"}))?)
+        }
+        GrammarSpec::JsonSchema(schema) => {
+            TopLevelGrammar::from_json_schema(limits::schema(schema)?)
+        }
+        GrammarSpec::Gbnf(text) => {
+            let find = |text: &str| tokenizer.token_id(text);
+            TopLevelGrammar::from_lark(gbnf::to_lark(text, &find)?)
+        }
+        GrammarSpec::Lark(text) => {
+            limits::text("lark grammar", text)?;
+            TopLevelGrammar::from_lark(text.clone())
+        }
+        GrammarSpec::Regex(text) => {
+            limits::text("regular expression", text)?;
+            TopLevelGrammar::from_regex(text)
+        }
+        GrammarSpec::ToolCalls {
+            format,
+            tools,
+            choice,
+            parallel,
+        } => {
+            let control = |text: &str| {
+                tokenizer
+                    .token_id(text)
+                    .filter(|&id| tokenizer.is_control(id))
+            };
+            let lark = calls::to_lark(*format, tools, choice, *parallel, &control)?;
+            TopLevelGrammar::from_lark(lark)
+        }
+    })
 }
 
 impl GrammarSpec {
     /// The library's error as ours.
     fn error(&self, error: &str) -> ConstrainError {
-        let message = first_line(error);
+        let message = worker::message(error);
         match self {
             Self::JsonObject | Self::JsonSchema(_) => ConstrainError::Schema { message },
             Self::Lark(_) => ConstrainError::Lark { message },

@@ -109,15 +109,21 @@ fn compute(matcher: &mut Matcher) -> Mask {
     matcher
         .compute_mask_or_eos()
         .map(Arc::new)
-        .map_err(|e| first_line(&e.to_string()))
+        .map_err(|e| message(&e.to_string()))
 }
 
-/// The first line of an error of the grammar library, which adds its state.
-pub(super) fn first_line(error: &str) -> String {
-    let text = error.split("\n<state>").next().unwrap_or_default();
-    let text = text.split("\n<non-verbose").next().unwrap_or_default();
-    let text = text.split("\n<backtrace>").next().unwrap_or_default();
-    text.trim().to_owned()
+/// What an error of the grammar library says, without its state and without quoting a whole grammar.
+pub(super) fn message(error: &str) -> String {
+    const MOST_CHARS: usize = 400;
+    let mut text = error;
+    for extra in ["\n<state>", "\n<non-verbose", "\n<backtrace>"] {
+        text = text.split(extra).next().unwrap_or_default();
+    }
+    let text = text.trim();
+    match text.char_indices().nth(MOST_CHARS) {
+        Some((at, _)) => format!("{} ...", &text[..at]),
+        None => text.to_owned(),
+    }
 }
 
 impl Turn<'_> {

@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod hostile;
+mod llama;
+mod tools;
+
 use std::path::Path;
 use std::sync::Arc;
 
