@@ -1,15 +1,22 @@
 //! What a prompt finds in memory: earlier turns, shared starts, conversations that lost their slot, slot files.
 
+#[allow(dead_code, reason = "this test needs a part of it")]
+#[path = "common/random_model.rs"]
+mod random_model;
 #[allow(dead_code, reason = "shared with other tests")]
 #[path = "common/server.rs"]
 mod server;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use oxling::engine::EngineConfig;
 use oxling::engine::speculation::{DraftType, SpeculationParams};
+use oxling::gguf::Gguf;
+use oxling::model::{LoadOptions, Model};
 use oxling::server::protocol::{Generate, RequestError, SlotAction, TokenEvent};
 use oxling::server::worker::WorkerConfig;
+use random_model::RandomModel;
 use server::{
     ALICE, Answer, BOB, STORY, SYSTEM, Server, TURN, chat, config, conversation, human, request,
 };
@@ -43,6 +50,78 @@ fn a_second_turn_computes_its_own_tokens_only() {
     });
     assert_eq!(fresh.n_cached, 0);
     assert_eq!(fresh.ids(0), reused.ids(0), "reuse changes no word");
+    server.stop();
+}
+
+#[test]
+fn a_long_conversation_goes_on_where_it_was() {
+    let server = Server::start(WorkerConfig {
+        engine: EngineConfig {
+            n_seq: 2,
+            n_ctx: 2 * 4096,
+            ..config().engine
+        },
+        ..config()
+    });
+    let long = human(&STORY.repeat(68));
+    let first = chat(&server, &[SYSTEM, &long], 20);
+    let mut prompt = first.prompt.clone();
+    assert!(prompt.len() > 3000, "{}", prompt.len());
+    let answer = server.answer(first);
+    prompt.extend(answer.ids(0));
+    let known = prompt.len();
+    prompt.extend(server.tokens(&format!("<|role_end|>{}{TURN}", human("And then?"))));
+    let second = server.answer(request(prompt.clone(), 4));
+    // The last token was drawn, but never computed.
+    assert_eq!(second.prompt_n(), prompt.len() - known + 1);
+    server.stop();
+}
+
+/// Without recurrent state any common start can be used.
+#[test]
+fn models_of_attention_alone_reuse_every_token_in_common() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = folder.path().join("llama.gguf");
+    RandomModel::tiny("llama").write(&model);
+    let with = |path: PathBuf| WorkerConfig {
+        load: Box::new(move |progress| {
+            let gguf = Arc::new(Gguf::open(&path).map_err(|e| e.to_string())?);
+            Model::load(gguf, &LoadOptions::default(), progress).map_err(|e| e.to_string())
+        }),
+        engine: EngineConfig {
+            n_seq: 2,
+            n_ctx: 2 * 128,
+            ..config().engine
+        },
+        ..config()
+    };
+    let server = Server::start(with(model.clone()));
+    let prompt = |from: u32, to: u32| {
+        (0..40)
+            .map(|i| if i < 20 { i } else { from + i % to })
+            .collect()
+    };
+    let (a, b, c): (Vec<u32>, Vec<u32>, Vec<u32>) = (prompt(60, 7), prompt(90, 11), prompt(30, 5));
+    let fresh = |prompt: &Vec<u32>| Generate {
+        cache_prompt: false,
+        ..request(prompt.clone(), 8)
+    };
+    let alone: Vec<Answer> = [&a, &b, &c].map(|p| server.answer(fresh(p))).into();
+    for (i, p) in [&a, &b, &c, &a, &b, &c].into_iter().enumerate() {
+        let answer = server.answer(request(p.clone(), 8));
+        let expected = [20, 20, 20, 39, 39, 39][i];
+        assert!(answer.n_cached >= expected, "{i}: {}", answer.n_cached);
+        assert_eq!(answer.ids(0), alone[i % 3].ids(0), "{i}");
+    }
+    let path = folder.path().join("chat.slot");
+    let answer = server.answer(request(a.clone(), 8));
+    let n_tokens = save(&server, answer.slot, &path).expect("saves");
+    server.stop();
+    let server = Server::start(with(model));
+    let report = server.slot(1, ALICE, SlotAction::Restore(path));
+    assert_eq!(report.expect("restores").n_tokens, n_tokens);
+    let again = server.answer(request(a, 8));
+    assert_eq!((again.prompt_n(), again.ids(0)), (1, answer.ids(0)));
     server.stop();
 }
 

@@ -10,8 +10,10 @@ use oxling::constrain::Constrainer;
 use oxling::engine::EngineConfig;
 use oxling::engine::sampling::{Constraint, SamplingParams};
 use oxling::engine::speculation::{DraftType, SpeculationParams};
-use oxling::server::protocol::{Command, Embed, Event, Generate, RequestError, StopReason};
-use oxling::server::worker::WorkerConfig;
+use oxling::server::protocol::{
+    Command, Embed, EngineState, Event, Generate, RequestError, StopReason,
+};
+use oxling::server::worker::{EngineHandle, Loader, WorkerConfig, spawn};
 use server::{STORY, SYSTEM, Server, TURN, chat, config, human, request};
 use tokio::sync::{mpsc, oneshot};
 
@@ -584,6 +586,10 @@ fn time_limits_end_an_answer() {
 #[test]
 fn embeddings_are_means_and_do_not_disturb_others() {
     let server = Server::start(WorkerConfig {
+        engine: EngineConfig {
+            mtp: true,
+            ..config().engine
+        },
         prefill_budget: Some(16),
         ..config()
     });
@@ -646,20 +652,21 @@ fn a_shutdown_finishes_what_runs_and_refuses_the_rest() {
     server.stop();
 }
 
-#[test]
-fn a_model_that_cannot_be_loaded_is_a_state_and_not_a_crash() {
-    let handle = oxling::server::worker::spawn(WorkerConfig {
-        load: Box::new(|_| Err("no such file".to_owned())),
-        ..config()
-    });
+/// A server whose model cannot be loaded, once it says so.
+fn failed_server(load: Loader) -> EngineHandle {
+    let handle = spawn(WorkerConfig { load, ..config() });
     let start = Instant::now();
-    while !matches!(
-        handle.state(),
-        oxling::server::protocol::EngineState::Failed(_)
-    ) {
+    while !matches!(handle.state(), EngineState::Failed(_)) {
         assert!(start.elapsed() < Duration::from_secs(10));
         std::thread::sleep(Duration::from_millis(1));
     }
+    handle
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_is_a_state_and_not_a_crash() {
+    failed_server(Box::new(|_| panic!("a bug, wanted by this test")));
+    let handle = failed_server(Box::new(|_| Err("no such file".to_owned())));
     assert!(handle.info().is_none());
     let (events, _receiver) = mpsc::unbounded_channel();
     let refused = handle.submit(Command::Generate(Box::new(Generate {

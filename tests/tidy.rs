@@ -109,6 +109,7 @@ fn modules_depend_downwards() {
         "imatrix",
         "quantize",
         "import",
+        "server",
     ];
     let also_forbidden = [
         ("gguf", "ggml"),

@@ -13,6 +13,7 @@ mod slot;
 mod slot_file;
 mod step;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -141,10 +142,20 @@ pub fn channel(queue: usize) -> (EngineHandle, mpsc::UnboundedReceiver<Command>,
 /// Starts the engine thread, which first loads the model.
 pub fn spawn(config: WorkerConfig) -> EngineHandle {
     let (handle, commands, status) = channel(config.queue);
-    let failed = Arc::clone(&status);
+    let failed = |status: &Status, why: String| status.set_state(EngineState::Failed(why));
+    let work = {
+        let status = Arc::clone(&status);
+        move || {
+            let shown = Arc::clone(&status);
+            // A bug while loading must not look like loading for ever.
+            if catch_unwind(AssertUnwindSafe(|| run::run(config, commands, status))).is_err() {
+                failed(&shown, "the engine met an internal error".to_owned());
+            }
+        }
+    };
     let thread = std::thread::Builder::new().name("engine".to_owned());
-    if let Err(e) = thread.spawn(move || run::run(config, commands, status)) {
-        failed.set_state(EngineState::Failed(format!("no engine thread: {e}")));
+    if let Err(e) = thread.spawn(work) {
+        failed(&status, format!("no engine thread: {e}"));
     }
     handle
 }

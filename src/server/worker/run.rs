@@ -288,9 +288,11 @@ impl Worker {
         for id in left {
             self.end_job(id, "cancelled");
         }
-        for slot in &mut self.slots {
-            if matches!(&slot.task, Task::Embed(e) if e.is_cancelled()) {
-                slot.task = Task::Idle;
+        for index in 0..self.slots.len() {
+            if matches!(&self.slots[index].task, Task::Embed(e) if e.is_cancelled()) {
+                self.slots[index].task = Task::Idle;
+                self.forget_slot(index);
+                self.count_end("cancelled");
             }
         }
     }
