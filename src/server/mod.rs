@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod http;
 pub mod metrics;
 pub mod page;
 pub mod protocol;

@@ -1,0 +1,164 @@
+//! What every request passes: a name, its origin, its key, its body, and what becomes of panics and errors.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::header::{CONTENT_LENGTH, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, Method, Response};
+use axum::middleware::Next;
+
+use super::cors::allowed;
+use super::panics::Caught;
+use super::reply;
+use super::routes::is_public;
+use super::state::{App, Caller};
+use crate::server::api::response::ids;
+use crate::server::api::{ApiError, ErrorKind};
+
+/// Header with the name of a request.
+const ID: &str = "x-request-id";
+/// Longest name that is taken over from a client.
+const ID_BYTES: usize = 64;
+
+/// Lets a request in, and dresses its answer.
+pub async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response<Body> {
+    let began = Instant::now();
+    let id: Arc<str> = request_id(request.headers()).into();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = match admit(&app, &request, &path, &id) {
+        Err(error) => reply::error(&error, &path),
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            match Caught::new(next.run(request)).await {
+                Ok(response) => dressed(response, &path),
+                Err(words) => {
+                    tracing::error!(request = &*id, "panic: {words}");
+                    reply::error(&ApiError::internal(), &path)
+                }
+            }
+        }
+    };
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(ID, value);
+    }
+    log(&id, &method, &path, &response, began);
+    response
+}
+
+fn log(id: &str, method: &Method, path: &str, response: &Response<Body>, began: Instant) {
+    let status = response.status().as_u16();
+    let ms = began.elapsed().as_millis() as u64;
+    // Watchers ask every few seconds.
+    if path.ends_with("/health") || path.ends_with("/metrics") || path.ends_with("/slots") {
+        tracing::debug!(request = id, status, ms, "{method} {path}");
+    } else {
+        tracing::info!(request = id, status, ms, "{method} {path}");
+    }
+}
+
+/// Errors of handlers get the form that the path asks for.
+fn dressed(mut response: Response<Body>, path: &str) -> Response<Body> {
+    match response.extensions_mut().remove::<ApiError>() {
+        Some(error) => reply::error(&error, path),
+        None => response,
+    }
+}
+
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(ID).and_then(|value| value.to_str().ok());
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match given {
+        Some(id) if !id.is_empty() && id.len() <= ID_BYTES && id.chars().all(plain) => id.to_owned(),
+        _ => ids::unique("req_"),
+    }
+}
+
+fn admit(app: &App, request: &Request, path: &str, id: &Arc<str>) -> Result<Caller, ApiError> {
+    let headers = request.headers();
+    if !is_own_origin(headers) && !allowed(&app.config.origins, headers.get(ORIGIN)) {
+        let reason = "pages of other origins may not use this server (--cors-origins allows them)";
+        return Err(ApiError::new(ErrorKind::Permission, reason));
+    }
+    let path = path.strip_prefix(&app.config.prefix).unwrap_or(path);
+    let scope = match app.config.keys.scope(headers) {
+        Some(_) if app.config.cache_shared => super::keys::SHARED,
+        Some(scope) => scope,
+        None if is_public(request.method(), path) => super::keys::SHARED,
+        None => {
+            return Err(ApiError::new(ErrorKind::Authentication, "Invalid API Key"));
+        }
+    };
+    Ok(Caller {
+        id: Arc::clone(id),
+        scope,
+    })
+}
+
+/// Whether a request comes from no page, or from a page of this server.
+fn is_own_origin(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else {
+        return true;
+    };
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.to_str().ok().and_then(|o| o.split_once("://"));
+    matches!((origin, host), (Some((_, from)), Some(host)) if from.eq_ignore_ascii_case(host))
+}
+
+/// A body within the limits.
+pub struct Whole(pub Bytes);
+
+impl FromRequest<Arc<App>> for Whole {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let limits = &app.config.limits;
+        let too_large = || {
+            let reason = format!("the body is larger than {} bytes", limits.body);
+            ApiError::new(ErrorKind::TooLarge, reason)
+        };
+        let length = request.headers().get(CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > limits.body as u64) {
+            return Err(too_large());
+        }
+        let bytes = to_bytes(request.into_body(), limits.body);
+        match tokio::time::timeout(limits.body_time, bytes).await {
+            Ok(Ok(bytes)) => Ok(Self(bytes)),
+            Ok(Err(e)) if e.to_string().contains("length limit") => Err(too_large()),
+            Ok(Err(e)) => Err(ApiError::invalid(format!("the body did not arrive: {e}"))),
+            Err(_) => Err(ApiError::invalid("the body did not arrive in time")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = pairs
+            .iter()
+            .map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()));
+        pairs.collect()
+    }
+
+    #[test]
+    fn pages_of_the_server_itself_are_its_own() {
+        let own = |pairs: &[_]| is_own_origin(&headers(pairs));
+        assert!(own(&[("host", "a:80")]));
+        assert!(own(&[("host", "a:80"), ("origin", "http://A:80")]));
+        assert!(!own(&[("host", "a:80"), ("origin", "http://b:80")]));
+        assert!(!own(&[("host", "a:80"), ("origin", "http://a")]));
+        assert!(!own(&[("host", "a:80"), ("origin", "null")]));
+    }
+
+    #[test]
+    fn names_of_requests_are_plain() {
+        assert_eq!(request_id(&headers(&[(ID, "a-1.b_2")])), "a-1.b_2");
+        for wrong in ["", "a b", "a\"", &"x".repeat(65)] {
+            assert!(request_id(&headers(&[(ID, wrong)])).starts_with("req_"));
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Sockets, and the end.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::config::ServerConfig;
+use super::routes::router;
+use super::state::App;
+use crate::server::protocol::{Command, EngineState};
+use crate::server::worker::EngineHandle;
+
+/// Why a server ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The model could not be loaded.
+    #[error("{0}")]
+    Model(String),
+    /// The socket failed.
+    #[error("the server failed: {0}")]
+    Failed(#[from] io::Error),
+}
+
+impl ServeError {
+    /// A way out.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Listen { error, .. } if error.kind() == io::ErrorKind::AddrInUse => {
+                Some("another program uses the port: choose one with --port".to_owned())
+            }
+            Self::Listen { .. } => Some("check --host and --port".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// A server that listens but does not answer yet.
+#[derive(Debug)]
+pub struct Server {
+    sockets: Sockets,
+}
+
+#[derive(Debug)]
+enum Sockets {
+    Tcp(Vec<TcpListener>),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixListener, std::path::PathBuf),
+}
+
+impl Server {
+    /// Listens on these hosts, or on one socket file (`*.sock`). Port 0 takes a free one.
+    ///
+    /// # Errors
+    /// An address is in use, or is none.
+    pub async fn bind(hosts: &[String], port: u16) -> Result<Self, ServeError> {
+        #[cfg(unix)]
+        if let [path] = hosts
+            && path.ends_with(".sock")
+        {
+            let error = |error| ServeError::Listen {
+                address: path.clone(),
+                error,
+            };
+            let listener = tokio::net::UnixListener::bind(path).map_err(error)?;
+            return Ok(Self {
+                sockets: Sockets::Unix(listener, path.into()),
+            });
+        }
+        let mut all = Vec::new();
+        for host in hosts {
+            let plain = host.trim_start_matches('[').trim_end_matches(']');
+            let bound = TcpListener::bind((plain, port)).await;
+            all.push(bound.map_err(|error| ServeError::Listen {
+                address: format!("{host}:{port}"),
+                error,
+            })?);
+        }
+        Ok(Self {
+            sockets: Sockets::Tcp(all),
+        })
+    }
+
+    /// Addresses that are listened on.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        match &self.sockets {
+            Sockets::Tcp(all) => all.iter().filter_map(|l| l.local_addr().ok()).collect(),
+            #[cfg(unix)]
+            Sockets::Unix(..) => Vec::new(),
+        }
+    }
+}
+
+/// Answers until `end` comes, then lets running requests finish for a while and ends the engine.
+///
+/// # Errors
+/// A socket fails, or the model cannot be loaded.
+pub async fn serve(
+    server: Server,
+    config: ServerConfig,
+    engine: EngineHandle,
+    end: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let patience = config.limits.shutdown;
+    let router = router(Arc::new(App::new(config, engine.clone())));
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = tokio::task::JoinSet::new();
+    match server.sockets {
+        Sockets::Tcp(all) => {
+            for listener in all {
+                let (router, stopped) = (router.clone(), stopped.clone());
+                tasks.spawn(async move {
+                    axum::serve(listener, router)
+                        .with_graceful_shutdown(until(stopped))
+                        .await
+                });
+            }
+        }
+        #[cfg(unix)]
+        Sockets::Unix(listener, path) => {
+            let stopped = stopped.clone();
+            tasks.spawn(async move {
+                let served = axum::serve(listener, router)
+                    .with_graceful_shutdown(until(stopped))
+                    .await;
+                // A file that is gone already is as good.
+                let _ = std::fs::remove_file(path);
+                served
+            });
+        }
+    }
+    let outcome = tokio::select! {
+        () = end => Ok(()),
+        failed = failure(&engine) => Err(ServeError::Model(failed)),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(Err(error)) => Err(error.into()),
+            _ => Ok(()),
+        },
+    };
+    tracing::info!("shutting down: running requests have {} s", patience.as_secs());
+    // Nobody may be listening any more.
+    let _ = stop.send(true);
+    let _ = engine.submit(Command::Shutdown);
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(patience, all).await.is_err() {
+        tracing::warn!("some requests did not finish in time and are cut off");
+    }
+    outcome
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // A sender that is gone is an end as well.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Comes if the model cannot be loaded.
+async fn failure(engine: &EngineHandle) -> String {
+    let mut states = engine.watch();
+    loop {
+        if let EngineState::Failed(why) = &*states.borrow_and_update() {
+            return why.clone();
+        }
+        if states.changed().await.is_err() {
+            // A worker without a view any more cannot fail.
+            tokio::time::sleep(Duration::MAX).await;
+        }
+    }
+}
