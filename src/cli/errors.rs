@@ -99,7 +99,7 @@ fn message_of(error: &anyhow::Error) -> String {
 /// The hint of the first error in the chain that has one.
 fn hint_of(error: &anyhow::Error) -> Option<String> {
     use oxling::{
-        chat, engine, eval, ggml, gguf, imatrix, import, model, quantize, synth, tokenizer,
+        chat, engine, eval, ggml, gguf, imatrix, import, model, quantize, server, synth, tokenizer,
     };
     macro_rules! first_hint {
         ($cause:expr, $($kind:ty),+ $(,)?) => {
@@ -125,6 +125,7 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
             quantize::QuantizeError,
             imatrix::ImatrixError,
             import::ImportError,
+            server::http::ServeError,
             HubError,
         )
     });

@@ -29,6 +29,13 @@ pub struct HubArgs {
 #[derive(Clone)]
 pub struct Secret(String);
 
+impl Secret {
+    /// The text.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
 impl From<String> for Secret {
     fn from(text: String) -> Self {
         Self(text)

@@ -15,6 +15,7 @@ mod import;
 mod inspect;
 mod interrupt;
 mod licenses;
+mod log_json;
 mod logits;
 mod model_args;
 mod perplexity;
@@ -23,6 +24,7 @@ mod pull;
 mod quantize;
 mod run;
 mod sampling_args;
+mod serve;
 mod sizes;
 mod spec_args;
 mod speculation;
@@ -48,6 +50,7 @@ Flags have llama.cpp's names, so `-ngl 99` works as there. Exit codes: 0 done, 1
 Examples:
   oxling run -st -p \"The capital of France is\"   # the built-in demo model answers
   oxling run -m model.gguf                       # chat in the terminal
+  oxling serve -m model.gguf                     # an OpenAI-compatible server, and a page to chat with
   oxling inspect model.gguf                      # what is in a file and what it needs")]
 struct Cli {
     /// Show more of what happens, ggml's own messages included; twice for everything.
@@ -68,6 +71,7 @@ struct Cli {
 enum Command {
     /// Complete a prompt or chat.
     Run(Box<run::RunArgs>),
+    Serve(Box<serve::ServeArgs>),
     Pull(pull::PullArgs),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
@@ -118,6 +122,7 @@ fn parser() -> clap::Command {
 fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => return run::run(args),
+        Command::Serve(args) => return serve::run(args),
         Command::Quantize(args) => return quantize::run(args),
         Command::Imatrix(args) => return imatrix::run(args),
         Command::Import(args) => return import::run(args),
@@ -139,6 +144,8 @@ fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
 /// The filter for log lines that `-v` and `-lv` ask for; without them warnings of our own.
 fn log_filter(cli: &Cli) -> &'static str {
     match (cli.verbose, cli.log_verbosity) {
+        // What a server does is read from its log.
+        (0, None) if matches!(cli.command, Command::Serve(_)) => "warn,oxling=info,ggml=off",
         (0, Some(0)) => "off",
         (0, Some(1)) => "error,ggml=off",
         (0, Some(2) | None) => "warn,ggml=off",
@@ -156,7 +163,18 @@ fn init_logging(cli: &Cli) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(true);
+    let json = matches!(&cli.command, Command::Serve(args) if args.logs_json());
     match &cli.log_file {
+        Some(path) if json => {
+            let file = std::fs::File::create(path)
+                .with_context(|| format!("cannot write log file {}", path.display()))?;
+            let lines = lines.event_format(log_json::JsonLines);
+            lines.with_writer(std::sync::Mutex::new(file)).init();
+        }
+        None if json => {
+            let lines = lines.event_format(log_json::JsonLines);
+            lines.with_writer(std::io::stderr).init();
+        }
         Some(path) => {
             let file = std::fs::File::create(path)
                 .with_context(|| format!("cannot write log file {}", path.display()))?;

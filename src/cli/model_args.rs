@@ -314,6 +314,30 @@ impl ModelArgs {
         Ok(model)
     }
 
+    /// A loader for another thread, with a progress bar on stderr: it hears of bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// A device or a server that is not there.
+    pub fn loader(
+        &self,
+        gguf: Arc<Gguf>,
+        mtp: bool,
+    ) -> Result<impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<Model> + Send + 'static> {
+        let options = LoadOptions {
+            mtp,
+            ..self.options()?
+        };
+        Ok(move |told: &mut dyn FnMut(u64, u64)| {
+            let mut progress = LoadProgress::new();
+            let model = Model::load(gguf, &options, &mut |done, total| {
+                progress.update(done, total);
+                told(done, total);
+            })?;
+            progress.finish();
+            Ok(model)
+        })
+    }
+
     fn options(&self) -> Result<LoadOptions> {
         let mut devices = self.devices()?;
         let mut n_gpu_layers = match self.n_gpu_layers {

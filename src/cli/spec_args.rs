@@ -102,7 +102,18 @@ impl SpecArgs {
     /// # Errors
     /// A head that is asked for and not there, or values that cannot work.
     pub fn params(&self, model: &Model, config: &mut EngineConfig) -> Result<SpeculationParams> {
-        let has_head = model.network().has_mtp();
+        self.params_for(model.network().has_mtp(), config)
+    }
+
+    /// As [`Self::params`], for a model that is not loaded yet.
+    ///
+    /// # Errors
+    /// As [`Self::params`].
+    pub fn params_for(
+        &self,
+        has_head: bool,
+        config: &mut EngineConfig,
+    ) -> Result<SpeculationParams> {
         let draft = match self.spec_type {
             _ if self.spec_draft_n_max == 0 => DraftType::None,
             SpecType::Of(DraftType::Mtp) if !has_head => {

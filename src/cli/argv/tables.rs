@@ -4,9 +4,13 @@
 
 /// Long flags behind one dash, and ours.
 pub const SHORT: &[(&str, &str)] = &[
+    ("a", "alias"),
+    ("cb", "cont-batching"),
     ("cmoe", "cpu-moe"),
     ("cnv", "conversation"),
     ("co", "color"),
+    ("cram", "cache-ram"),
+    ("ctxcp", "ctx-checkpoints"),
     ("ctk", "cache-type-k"),
     ("ctv", "cache-type-v"),
     ("dev", "device"),
@@ -15,6 +19,7 @@ pub const SHORT: &[(&str, &str)] = &[
     ("hff", "hf-file"),
     ("hfr", "hf-repo"),
     ("hft", "hf-token"),
+    ("kvu", "kv-unified"),
     ("lm", "load-mode"),
     ("lv", "log-verbosity"),
     ("mli", "multiline-input"),
@@ -31,10 +36,12 @@ pub const SHORT: &[(&str, &str)] = &[
     ("pps", "pps"),
     ("rea", "reasoning"),
     ("sp", "special"),
+    ("sps", "slot-prompt-similarity"),
     ("st", "single-turn"),
     ("sys", "system-prompt"),
     ("sysf", "system-prompt-file"),
     ("tb", "threads-batch"),
+    ("to", "timeout"),
     ("tgs", "tgs"),
     ("ub", "ubatch-size"),
 ];

@@ -30,7 +30,9 @@ pub async fn completions(
 ) -> Answered {
     let job = app
         .convert(body, |loaded, body| {
-            job(loaded, body, |name, options| Box::new(ChatForm::new(name, options)))
+            job(loaded, body, |name, options| {
+                Box::new(ChatForm::new(name, options))
+            })
         })
         .await?;
     run(&app, &caller, job).await

@@ -13,8 +13,8 @@ use super::reply::ok;
 use super::state::{App, Caller};
 use super::status::Answered;
 use crate::server::api::ApiError;
-use crate::server::api::request::prompt::{self, Prompt};
 use crate::server::api::request::Fields;
+use crate::server::api::request::prompt::{self, Prompt};
 use crate::server::protocol::{Command, Embed, RequestError};
 
 /// A request for embeddings.
@@ -116,9 +116,15 @@ async fn compute(app: &App, caller: &Caller, wanted: &Wanted) -> Result<Vec<Vec<
 }
 
 fn normalise(vector: &mut [f32]) {
-    let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    let length = vector
+        .iter()
+        .map(|v| f64::from(*v).powi(2))
+        .sum::<f64>()
+        .sqrt();
     if length > 0.0 {
-        vector.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+        vector
+            .iter_mut()
+            .for_each(|v| *v = (f64::from(*v) / length) as f32);
     }
 }
 
@@ -132,7 +138,11 @@ fn base64(bytes: impl Iterator<Item = u8>) -> String {
         let bits = (at(0) << 16) | (at(1) << 8) | at(2);
         for i in 0..4 {
             let letter = LETTERS[(bits >> (18 - 6 * i)) as usize & 63];
-            text.push(if i <= chunk.len() { char::from(letter) } else { '=' });
+            text.push(if i <= chunk.len() {
+                char::from(letter)
+            } else {
+                '='
+            });
         }
     }
     text
@@ -144,7 +154,13 @@ mod tests {
 
     #[test]
     fn base64_is_the_usual_one() {
-        for (text, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+        for (text, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
             assert_eq!(base64(text.bytes()), coded);
         }
         assert_eq!(base64([0xFF, 0xFE, 0xFD].into_iter()), "//79");

@@ -70,7 +70,9 @@ fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(ID).and_then(|value| value.to_str().ok());
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     match given {
-        Some(id) if !id.is_empty() && id.len() <= ID_BYTES && id.chars().all(plain) => id.to_owned(),
+        Some(id) if !id.is_empty() && id.len() <= ID_BYTES && id.chars().all(plain) => {
+            id.to_owned()
+        }
         _ => ids::unique("req_"),
     }
 }

@@ -73,7 +73,9 @@ pub async fn run(app: &App, caller: &Caller, job: Job) -> Result<Response<Body>,
     let n_ctx = loaded.info.n_ctx as usize;
     if let Some(long) = prompts.iter().find(|prompt| prompt.tokens.len() >= n_ctx) {
         let n_prompt = long.tokens.len();
-        return Err(crate::server::protocol::RequestError::PromptTooLong { n_prompt, n_ctx }.into());
+        return Err(
+            crate::server::protocol::RequestError::PromptTooLong { n_prompt, n_ctx }.into(),
+        );
     }
     let answers = answers(&loaded, &prompts, options.n, reading.as_ref());
     let mut commands = Vec::with_capacity(prompts.len());
@@ -87,7 +89,14 @@ pub async fn run(app: &App, caller: &Caller, job: Job) -> Result<Response<Body>,
         commands.push(command(caller, &options, special, prompt, own));
     }
     let flow = Flow::start(app.engine.clone(), commands, loaded.info.n_slots as usize)?;
-    let reader = Reader::new(flow, answers, form, options.n, Arc::clone(&caller.id), began);
+    let reader = Reader::new(
+        flow,
+        answers,
+        form,
+        options.n,
+        Arc::clone(&caller.id),
+        began,
+    );
     if options.stream {
         let ping = options.ping.unwrap_or(app.config.ping);
         return streamed(reader, ping).await;
@@ -95,19 +104,21 @@ pub async fn run(app: &App, caller: &Caller, job: Job) -> Result<Response<Body>,
     whole(reader).await
 }
 
-fn answers(
-    loaded: &Loaded,
-    prompts: &[Prompt],
-    n: u32,
-    reading: Option<&Reading>,
-) -> Vec<Answer> {
+fn answers(loaded: &Loaded, prompts: &[Prompt], n: u32, reading: Option<&Reading>) -> Vec<Answer> {
     let mut all = Vec::new();
     for prompt in prompts {
         let text: Arc<str> = prompt.text.as_str().into();
         for choice in 0..n {
             let tokenizer = Arc::clone(&loaded.info.tokenizer);
             let (text, n_prompt) = (Arc::clone(&text), prompt.tokens.len());
-            all.push(Answer::new(all.len(), text, n_prompt, choice == 0, tokenizer, reading));
+            all.push(Answer::new(
+                all.len(),
+                text,
+                n_prompt,
+                choice == 0,
+                tokenizer,
+                reading,
+            ));
         }
     }
     all

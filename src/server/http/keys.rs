@@ -29,7 +29,10 @@ fn hash(key: &str) -> [u8; 32] {
 impl Keys {
     /// These keys; empty ones are left out.
     pub fn new<'k>(keys: impl IntoIterator<Item = &'k str>) -> Self {
-        let keys = keys.into_iter().map(str::trim).filter(|key| !key.is_empty());
+        let keys = keys
+            .into_iter()
+            .map(str::trim)
+            .filter(|key| !key.is_empty());
         Self(keys.map(hash).collect())
     }
 
@@ -83,9 +86,16 @@ mod tests {
         let two = keys.scope(&headers("x-api-key", "two")).unwrap();
         assert_ne!(one, two);
         assert_ne!(one, SHARED);
-        assert_eq!(keys.scope(&headers("authorization", "bearer  one")), Some(one));
+        assert_eq!(
+            keys.scope(&headers("authorization", "bearer  one")),
+            Some(one)
+        );
         for wrong in ["Bearer", "Bearer on", "Bearer onee", "Basic one", "one"] {
-            assert_eq!(keys.scope(&headers("authorization", wrong)), None, "{wrong}");
+            assert_eq!(
+                keys.scope(&headers("authorization", wrong)),
+                None,
+                "{wrong}"
+            );
         }
         assert_eq!(keys.scope(&HeaderMap::new()), None);
         assert_eq!(Keys::new([""]).scope(&HeaderMap::new()), Some(SHARED));

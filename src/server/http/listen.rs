@@ -149,7 +149,10 @@ pub async fn serve(
             _ => Ok(()),
         },
     };
-    tracing::info!("shutting down: running requests have {} s", patience.as_secs());
+    tracing::info!(
+        "shutting down: running requests have {} s",
+        patience.as_secs()
+    );
     // Nobody may be listening any more.
     let _ = stop.send(true);
     let _ = engine.submit(Command::Shutdown);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::config::{ServerConfig, TemplateChoice};
 use crate::chat::tools::ToolFormat;
 use crate::chat::{ChatTemplate, TemplateError};
-use crate::constrain::{Constrainer, GrammarSpec, Grammars, Start};
-use crate::server::api::ApiError;
+use crate::constrain::{ConstrainError, Constrainer, GrammarSpec, Grammars, Start};
 use crate::server::api::request::Defaults;
 use crate::server::api::request::chat::ChatSetup;
+use crate::server::api::{ApiError, ErrorKind};
 use crate::server::status::ModelInfo;
 
 /// Template for models that have none.
@@ -87,9 +87,11 @@ impl Loaded {
         start: Start,
     ) -> Result<Box<dyn Constrainer>, ApiError> {
         let grammars = self.grammars.as_ref().map_err(ApiError::not_supported)?;
-        grammars
-            .compile(spec, start)
-            .map_err(|e| ApiError::invalid(e.to_string()))
+        grammars.compile(spec, start).map_err(|e| match e {
+            ConstrainError::Thread { .. } => ApiError::new(ErrorKind::Server, e.to_string()),
+            ConstrainError::Vocabulary { .. } => ApiError::not_supported(e.to_string()),
+            _ => ApiError::invalid(e.to_string()),
+        })
     }
 
     /// The name an answer bears: that of the request, or the model's.

@@ -99,35 +99,106 @@ const fn post_route(
 
 /// All endpoints.
 pub const ROUTES: &[Route] = &[
-    get_route(Operation::Health, &["/health", "/v1/health"], "Whether the model is loaded; needs no key"),
-    get_route(Operation::Models, &["/v1/models", "/models"], "The model that is served"),
-    get_route(Operation::Model, &["/v1/models/{id}"], "The model of this name"),
-    get_route(Operation::Props, &["/props"], "Settings of the server and defaults of requests"),
-    post_route(Operation::SetProps, &["/props"], "Accepted with --props, changes nothing"),
-    get_route(Operation::Slots, &["/slots"], "What each slot does; `fail_on_no_slot=1` makes it 503 when all are busy"),
-    post_route(Operation::SlotAction, &["/slots/{id}"], "Saves, restores or erases a slot, by `action`"),
-    get_route(Operation::Metrics, &["/metrics"], "Counters for Prometheus; needs --metrics"),
+    get_route(
+        Operation::Health,
+        &["/health", "/v1/health"],
+        "Whether the model is loaded; needs no key",
+    ),
+    get_route(
+        Operation::Models,
+        &["/v1/models", "/models"],
+        "The model that is served",
+    ),
+    get_route(
+        Operation::Model,
+        &["/v1/models/{id}"],
+        "The model of this name",
+    ),
+    get_route(
+        Operation::Props,
+        &["/props"],
+        "Settings of the server and defaults of requests",
+    ),
+    post_route(
+        Operation::SetProps,
+        &["/props"],
+        "Accepted with --props, changes nothing",
+    ),
+    get_route(
+        Operation::Slots,
+        &["/slots"],
+        "What each slot does; `fail_on_no_slot=1` makes it 503 when all are busy",
+    ),
+    post_route(
+        Operation::SlotAction,
+        &["/slots/{id}"],
+        "Saves, restores or erases a slot, by `action`",
+    ),
+    get_route(
+        Operation::Metrics,
+        &["/metrics"],
+        "Counters for Prometheus; needs --metrics",
+    ),
     post_route(Operation::Tokenize, &["/tokenize"], "Text to tokens"),
     post_route(Operation::Detokenize, &["/detokenize"], "Tokens to text"),
-    post_route(Operation::ApplyTemplate, &["/apply-template"], "The prompt that the chat template makes of messages"),
-    post_route(Operation::Completion, &["/completion", "/completions"], "Continues a prompt, llama-server's form"),
-    post_route(Operation::Completions, &["/v1/completions"], "Continues a prompt, OpenAI's form"),
-    post_route(Operation::Chat, &["/v1/chat/completions", "/chat/completions"], "Answers a conversation, OpenAI's form"),
+    post_route(
+        Operation::ApplyTemplate,
+        &["/apply-template"],
+        "The prompt that the chat template makes of messages",
+    ),
+    post_route(
+        Operation::Completion,
+        &["/completion", "/completions"],
+        "Continues a prompt, llama-server's form",
+    ),
+    post_route(
+        Operation::Completions,
+        &["/v1/completions"],
+        "Continues a prompt, OpenAI's form",
+    ),
+    post_route(
+        Operation::Chat,
+        &["/v1/chat/completions", "/chat/completions"],
+        "Answers a conversation, OpenAI's form",
+    ),
     post_route(
         Operation::ChatTokens,
-        &["/v1/chat/completions/input_tokens", "/chat/completions/input_tokens"],
+        &[
+            "/v1/chat/completions/input_tokens",
+            "/chat/completions/input_tokens",
+        ],
         "Tokens of a conversation",
     ),
-    post_route(Operation::Responses, &["/v1/responses", "/responses"], "Answers a conversation, OpenAI's Responses form"),
+    post_route(
+        Operation::Responses,
+        &["/v1/responses", "/responses"],
+        "Answers a conversation, OpenAI's Responses form",
+    ),
     post_route(
         Operation::ResponsesTokens,
         &["/v1/responses/input_tokens", "/responses/input_tokens"],
         "Tokens of a Responses request",
     ),
-    post_route(Operation::Messages, &["/v1/messages"], "Answers a conversation, Anthropic's form"),
-    post_route(Operation::CountTokens, &["/v1/messages/count_tokens"], "Tokens of an Anthropic conversation"),
-    post_route(Operation::Embeddings, &["/v1/embeddings"], "Embeddings of texts, OpenAI's form"),
-    post_route(Operation::Embedding, &["/embedding", "/embeddings"], "Embeddings of texts, llama-server's form"),
+    post_route(
+        Operation::Messages,
+        &["/v1/messages"],
+        "Answers a conversation, Anthropic's form",
+    ),
+    post_route(
+        Operation::CountTokens,
+        &["/v1/messages/count_tokens"],
+        "Tokens of an Anthropic conversation",
+    ),
+    post_route(
+        Operation::Embeddings,
+        &["/v1/embeddings"],
+        "Embeddings of texts, OpenAI's form",
+    ),
+    post_route(
+        Operation::Embedding,
+        &["/embedding", "/embeddings"],
+        "Embeddings of texts, llama-server's form",
+    ),
 ];
 
 fn handler(operation: Operation) -> MethodRouter<Arc<App>> {
@@ -161,7 +232,12 @@ pub fn is_public(method: &Method, path: &str) -> bool {
     let health = ROUTES[0].paths.contains(&path);
     let api = ROUTES.iter().any(|route| {
         let mut paths = route.paths.iter().filter_map(|p| p.split('{').next());
-        paths.any(|p| path == p || path.strip_prefix(p).is_some_and(|rest| p.ends_with('/') || rest.starts_with('/')))
+        paths.any(|p| {
+            path == p
+                || path
+                    .strip_prefix(p)
+                    .is_some_and(|rest| p.ends_with('/') || rest.starts_with('/'))
+        })
     });
     let reads = method == Method::GET || method == Method::HEAD;
     // A preflight cannot carry a key, and does nothing.

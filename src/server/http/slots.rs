@@ -83,7 +83,10 @@ pub async fn act(
     Whole(body): Whole,
 ) -> Answered {
     let loaded = app.loaded()?;
-    let slot = id.parse::<u32>().ok().filter(|&id| id < loaded.info.n_slots);
+    let slot = id
+        .parse::<u32>()
+        .ok()
+        .filter(|&id| id < loaded.info.n_slots);
     let Some(slot) = slot else {
         let reason = format!("no slot '{}'", id.escape_debug());
         return Err(ApiError::invalid(reason));
@@ -155,7 +158,12 @@ async fn folder(app: &App, scope: Scope) -> Result<PathBuf, ApiError> {
     if scope == SHARED {
         return Ok(folder.clone());
     }
-    let name: String = scope.0.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let name: String = scope
+        .0
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let folder = folder.join(name);
     let made = folder.clone();
     let made = tokio::task::spawn_blocking(move || std::fs::create_dir_all(made)).await;
@@ -178,8 +186,23 @@ mod tests {
             assert!(check_name(good).is_ok(), "{good}");
         }
         for bad in [
-            "", ".", "..", "../a", "a/b", "/etc/passwd", "a\\b", "C:x", "a\0b", "a\nb", ".hidden",
-            "a.", "a ", "-rf", "~a", "a?", &"x".repeat(201),
+            "",
+            ".",
+            "..",
+            "../a",
+            "a/b",
+            "/etc/passwd",
+            "a\\b",
+            "C:x",
+            "a\0b",
+            "a\nb",
+            ".hidden",
+            "a.",
+            "a ",
+            "-rf",
+            "~a",
+            "a?",
+            &"x".repeat(201),
         ] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }

@@ -59,7 +59,9 @@ fn model_json(loaded: &Loaded) -> Value {
 /// `/v1/models`.
 pub async fn models(State(app): State<Arc<App>>) -> Answered {
     let loaded = app.loaded()?;
-    Ok(ok(&json!({ "object": "list", "data": [model_json(&loaded)] })))
+    Ok(ok(
+        &json!({ "object": "list", "data": [model_json(&loaded)] }),
+    ))
 }
 
 /// `/v1/models/{id}`.
@@ -130,4 +132,3 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Answered {
     headers.insert("process-start-time-unix", since.as_secs().into());
     Ok(response)
 }
-

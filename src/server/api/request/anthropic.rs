@@ -188,7 +188,12 @@ fn choice(f: &Fields<'_>, chat: &mut Map<String, Value>) -> Result<(), ApiError>
         Some("any") => "required".into(),
         Some("tool") => json!({ "type": "function", "function": { "name": choice.str("name")? } }),
         Some(word) => word.into(),
-        None => return Err(ApiError::field("tool_choice", "expected a type, found none")),
+        None => {
+            return Err(ApiError::field(
+                "tool_choice",
+                "expected a type, found none",
+            ));
+        }
     };
     chat.insert("tool_choice".to_owned(), value);
     if choice.bool("disable_parallel_tool_use")? == Some(true) {
@@ -204,7 +209,12 @@ fn thinking(f: &Fields<'_>, chat: &mut Map<String, Value>) -> Result<(), ApiErro
     let on = match thinking.str("type")? {
         Some("enabled" | "adaptive") => true,
         Some("disabled") => false,
-        _ => return Err(ApiError::field("thinking", "expected the type enabled or disabled")),
+        _ => {
+            return Err(ApiError::field(
+                "thinking",
+                "expected the type enabled or disabled",
+            ));
+        }
     };
     chat.insert("enable_thinking".to_owned(), on.into());
     Ok(())
@@ -255,13 +265,24 @@ mod tests {
             "thinking": { "type": "enabled", "budget_tokens": 100 },
         }))
         .unwrap();
-        let roles: Vec<&str> = chat["messages"].as_array().unwrap().iter().map(|m| m["role"].as_str().unwrap()).collect();
+        let roles: Vec<&str> = chat["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| m["role"].as_str().unwrap())
+            .collect();
         assert_eq!(roles, ["system", "user", "assistant", "tool", "user"]);
         assert_eq!(chat["messages"][0]["content"], "Be brief.");
         assert_eq!(chat["messages"][2]["reasoning_content"], "hm");
-        assert_eq!(chat["messages"][2]["tool_calls"][0]["function"]["arguments"], "{\"a\":1}");
+        assert_eq!(
+            chat["messages"][2]["tool_calls"][0]["function"]["arguments"],
+            "{\"a\":1}"
+        );
         assert_eq!(chat["tools"][0]["function"]["parameters"]["type"], "object");
-        assert_eq!((&chat["tool_choice"], &chat["parallel_tool_calls"]), (&json!("required"), &json!(false)));
+        assert_eq!(
+            (&chat["tool_choice"], &chat["parallel_tool_calls"]),
+            (&json!("required"), &json!(false))
+        );
         assert_eq!(chat["enable_thinking"], true);
         for wrong in [
             json!({}),

@@ -37,7 +37,12 @@ fn common_bytes(a: &str, b: &str) -> usize {
 
 /// Positions in `tokens`, rising, of these byte positions: the last token that ends at or before each. Positions 0 and
 /// `tokens.len()` are left out, since they say nothing.
-pub fn in_tokens(tokenizer: &Tokenizer, tokens: &[u32], prompt_len: usize, ends: &[usize]) -> Vec<usize> {
+pub fn in_tokens(
+    tokenizer: &Tokenizer,
+    tokens: &[u32],
+    prompt_len: usize,
+    ends: &[usize],
+) -> Vec<usize> {
     let mut positions = Vec::with_capacity(ends.len());
     let mut wanted = ends.iter().copied().peekable();
     // A start token that the tokenizer adds has no text in the prompt.

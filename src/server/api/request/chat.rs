@@ -72,7 +72,8 @@ struct Conversation {
     /// Text of an assistant message that is to be continued.
     prefill: Option<Message>,
     thinking: Option<bool>,
-    choice: ToolChoice,
+    /// `None`: no calls.
+    choice: Option<ToolChoice>,
     tools: Vec<Value>,
 }
 
@@ -96,11 +97,10 @@ impl ChatSetup {
         let parallel = f.bool("parallel_tool_calls")?.unwrap_or(true);
         let text = self.render_conversation(&conversation)?;
         let reading = self.reading(f, &conversation, parallel)?;
-        let opened = ReasoningSplitter::for_prompt(self.tags.clone(), &text).is_reasoning();
-        let start = if opened || conversation.thinking == Some(true) {
-            Start::AfterReasoning(self.tags.clone())
-        } else {
-            Start::Now
+        let start = match Start::for_prompt(self.tags.clone(), &text) {
+            // A model that was told not to think does not get around a constraint by thinking.
+            Start::AfterReasoning(_) if conversation.thinking == Some(false) => Start::Now,
+            start => start,
         };
         options.constraint = self.constraint(options.constraint, &conversation, parallel)?;
         let prompt = self.tokens(&conversation, text)?;
@@ -130,7 +130,7 @@ impl ChatSetup {
             Some("none") => Some(false),
             _ => asked.or(f.bool("enable_thinking")?).or(self.thinking),
         };
-        let shown = !tools.is_empty() && choice != ToolChoice::None;
+        let shown = !tools.is_empty() && choice.is_some();
         let mut request = ChatRequest {
             messages: list,
             tools: shown.then(|| Value::Array(tools.clone())),
@@ -239,16 +239,21 @@ impl ChatSetup {
         conversation: &Conversation,
         parallel: bool,
     ) -> Result<Option<GrammarSpec>, ApiError> {
-        if conversation.tools.is_empty() || conversation.choice == ToolChoice::None {
+        let Some(choice) = conversation
+            .choice
+            .as_ref()
+            .filter(|_| !conversation.tools.is_empty())
+        else {
             return Ok(given);
-        }
+        };
         if given.is_some() {
             let reason = "cannot be used together with a grammar, a schema or a response_format; \
                           set tool_choice to none for the answer";
             return Err(ApiError::field("tools", reason));
         }
-        Ok(match &conversation.choice {
-            ToolChoice::Auto | ToolChoice::None => None,
+        let strict = |tool: &Value| tool["function"]["strict"] == true;
+        Ok(match choice {
+            ToolChoice::Auto if !conversation.tools.iter().any(strict) => None,
             choice => Some(GrammarSpec::ToolCalls {
                 format: self.format,
                 tools: Value::Array(conversation.tools.clone()),

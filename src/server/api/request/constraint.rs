@@ -34,7 +34,9 @@ pub fn read(f: &Fields<'_>) -> Result<Option<GrammarSpec>, ApiError> {
 /// Lark where the text says so, otherwise GBNF.
 pub fn grammar(text: &str) -> GrammarSpec {
     let is_lark = text.trim_start().starts_with("%llguidance")
-        || text.lines().any(|line| line.trim_start().starts_with("start:"));
+        || text
+            .lines()
+            .any(|line| line.trim_start().starts_with("start:"));
     if is_lark && !text.contains("::=") {
         GrammarSpec::Lark(text.to_owned())
     } else {
@@ -68,7 +70,8 @@ fn response_format(f: &Fields<'_>) -> Result<Option<GrammarSpec>, ApiError> {
             None => Err(ApiError::field(NAME, "expected a pattern, found none")),
         },
         Some(other) => {
-            let known = r#"response_format type must be one of "text", "json_object" or "json_schema""#;
+            let known =
+                r#"response_format type must be one of "text", "json_object" or "json_schema""#;
             Err(ApiError::field(NAME, format!("{known}, found \"{other}\"")))
         }
     }
@@ -102,9 +105,16 @@ mod tests {
         assert_eq!(kind(json!({ "grammar": "start: /a+/" })), "lark");
         assert_eq!(kind(json!({ "regex": "a+" })), "regex");
         assert_eq!(kind(json!({ "json_schema": {} })), "schema");
-        assert_eq!(kind(json!({ "response_format": { "type": "text" } })), "none");
-        assert_eq!(kind(json!({ "response_format": { "type": "json_object" } })), "object");
-        let nested = json!({ "type": "json_schema", "json_schema": { "schema": { "type": "object" } } });
+        assert_eq!(
+            kind(json!({ "response_format": { "type": "text" } })),
+            "none"
+        );
+        assert_eq!(
+            kind(json!({ "response_format": { "type": "json_object" } })),
+            "object"
+        );
+        let nested =
+            json!({ "type": "json_schema", "json_schema": { "schema": { "type": "object" } } });
         assert_eq!(kind(json!({ "response_format": nested })), "schema");
         let flat = json!({ "type": "json_schema", "name": "x", "schema": {} });
         assert_eq!(kind(json!({ "response_format": flat })), "schema");

@@ -23,7 +23,9 @@ pub fn parse_body(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
             "the body must be a JSON object, found {}",
             kind_of(&other)
         ))),
-        Err(e) => Err(ApiError::invalid(format!("the body is not valid JSON: {e}"))),
+        Err(e) => Err(ApiError::invalid(format!(
+            "the body is not valid JSON: {e}"
+        ))),
     }
 }
 

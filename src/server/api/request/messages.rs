@@ -41,11 +41,15 @@ fn message(name: &str, value: &Value) -> Result<Message, ApiError> {
     {
         map.entry("reasoning_content").or_insert(thought);
     }
-    if map.get("tool_calls").and_then(Value::as_array).is_some_and(Vec::is_empty) {
+    if map
+        .get("tool_calls")
+        .and_then(Value::as_array)
+        .is_some_and(Vec::is_empty)
+    {
         map.remove("tool_calls");
     }
-    let mut message: Message = serde_json::from_value(Value::Object(map))
-        .map_err(|e| ApiError::field(name, e))?;
+    let mut message: Message =
+        serde_json::from_value(Value::Object(map)).map_err(|e| ApiError::field(name, e))?;
     if message.role == "developer" {
         "system".clone_into(&mut message.role);
     }
@@ -140,20 +144,21 @@ fn tool_name(tool: &Value) -> &str {
     tool["function"]["name"].as_str().unwrap_or_default()
 }
 
-/// Whether and which functions are to be called.
+/// Whether and which functions are to be called; `None` for none at all.
 ///
 /// # Errors
 /// An unknown choice, or a function that is not among the tools.
-pub fn tool_choice(f: &Fields<'_>, tools: &[Value]) -> Result<ToolChoice, ApiError> {
+pub fn tool_choice(f: &Fields<'_>, tools: &[Value]) -> Result<Option<ToolChoice>, ApiError> {
     const NAME: &str = "tool_choice";
     let choice = match f.get(NAME) {
         None => ToolChoice::Auto,
         Some(Value::String(word)) => match word.as_str() {
             "auto" => ToolChoice::Auto,
-            "none" => ToolChoice::None,
+            "none" => return Ok(None),
             "required" | "any" => ToolChoice::Required,
             other => {
-                let reason = format!("expected auto, none, required or a function, found '{other}'");
+                let reason =
+                    format!("expected auto, none, required or a function, found '{other}'");
                 return Err(ApiError::field(NAME, reason));
             }
         },
@@ -176,7 +181,7 @@ pub fn tool_choice(f: &Fields<'_>, tools: &[Value]) -> Result<ToolChoice, ApiErr
         ToolChoice::Named(name) if !tools.iter().any(|tool| tool_name(tool) == name) => {
             Err(ApiError::field(NAME, format!("no tool is named '{name}'")))
         }
-        _ => Ok(choice),
+        _ => Ok(Some(choice)),
     }
 }
 
@@ -202,7 +207,10 @@ mod tests {
             { "role": "assistant", "content": null, "tool_calls": [] },
         ]}));
         let found = messages(&Fields::new(&map)).unwrap();
-        assert_eq!((found[0].role.as_str(), text_of(&found[0]).as_str()), ("system", "a\nb"));
+        assert_eq!(
+            (found[0].role.as_str(), text_of(&found[0]).as_str()),
+            ("system", "a\nb")
+        );
         assert_eq!(found[2].reasoning_content.as_deref(), Some("hm"));
         assert_eq!(found[2].tool_calls.as_ref().unwrap().len(), 1);
         assert_eq!(text_of(&found[4]), "");
@@ -232,14 +240,23 @@ mod tests {
         let list = tools(&f).unwrap();
         assert_eq!(list.iter().map(tool_name).collect::<Vec<_>>(), ["f", "g"]);
         assert_eq!(list[1]["function"]["parameters"]["type"], "object");
-        assert!(matches!(tool_choice(&f, &list), Ok(ToolChoice::Named(name)) if name == "g"));
-        for wrong in [json!("maybe"), json!(3), json!({ "function": { "name": "h" } }), json!({})] {
+        assert!(matches!(tool_choice(&f, &list), Ok(Some(ToolChoice::Named(name))) if name == "g"));
+        for wrong in [
+            json!("maybe"),
+            json!(3),
+            json!({ "function": { "name": "h" } }),
+            json!({}),
+        ] {
             let map = object(json!({ "tool_choice": wrong }));
             assert!(tool_choice(&Fields::new(&map), &list).is_err(), "{map:?}");
         }
         let map = object(json!({ "tool_choice": "required" }));
         assert!(tool_choice(&Fields::new(&map), &[]).is_err());
-        for wrong in [json!([3]), json!([{ "type": "web_search" }]), json!([{ "function": {} }])] {
+        for wrong in [
+            json!([3]),
+            json!([{ "type": "web_search" }]),
+            json!([{ "function": {} }]),
+        ] {
             let map = object(json!({ "tools": wrong }));
             assert!(tools(&Fields::new(&map)).is_err(), "{map:?}");
         }

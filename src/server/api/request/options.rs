@@ -205,10 +205,7 @@ fn ping(f: &Fields<'_>) -> Result<Option<Duration>, ApiError> {
 }
 
 /// `speculative.n_max` and its like, flat or in an object.
-fn speculation(
-    f: &Fields<'_>,
-    defaults: &Defaults,
-) -> Result<Option<SpeculationParams>, ApiError> {
+fn speculation(f: &Fields<'_>, defaults: &Defaults) -> Result<Option<SpeculationParams>, ApiError> {
     let nested = f.object("speculative")?.map(Fields::new);
     let find = |name: &'static str, flat: &'static str| {
         let value = f.get(flat).or_else(|| nested.and_then(|n| n.get(name)));
@@ -218,7 +215,8 @@ fn speculation(
     let mut params = defaults.speculation.clone();
     let small = |(name, value): (&'static str, &Value)| {
         let n = int_of(name, value)?;
-        u32::try_from(n).map_err(|_| ApiError::field(name, format!("expected 0 or more, found {n}")))
+        u32::try_from(n)
+            .map_err(|_| ApiError::field(name, format!("expected 0 or more, found {n}")))
     };
     if let Some(found) = find("n_max", "speculative.n_max") {
         (params.n_max, given) = (small(found)?, true);

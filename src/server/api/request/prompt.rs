@@ -65,7 +65,12 @@ fn read_one(name: &str, value: &Value, tokenizer: &Tokenizer) -> Result<Prompt, 
                 }
                 tokens = encode(text, tokenizer, true);
             }
-            _ => return Err(ApiError::field(name, "expected prompt_string in the object")),
+            _ => {
+                return Err(ApiError::field(
+                    name,
+                    "expected prompt_string in the object",
+                ));
+            }
         },
         other => return Err(wrong(name, other)),
     }

@@ -13,7 +13,10 @@ pub fn to_chat(body: &Map<String, Value>) -> Result<Map<String, Value>, ApiError
     let f = Fields::new(body);
     for name in ["previous_response_id", "conversation"] {
         if f.get(name).is_some() {
-            return Err(ApiError::field(name, "responses are not stored: send the whole input"));
+            return Err(ApiError::field(
+                name,
+                "responses are not stored: send the whole input",
+            ));
         }
     }
     let mut chat = body.clone();
@@ -76,7 +79,10 @@ fn add_item(name: &str, item: &Value, out: &mut Vec<Value>) -> Result<(), ApiErr
         }
         Some("function_call") => {
             let (Some(function), Some(arguments)) = (text("name"), text("arguments")) else {
-                return Err(ApiError::field(name, "a function_call has no name or no arguments"));
+                return Err(ApiError::field(
+                    name,
+                    "a function_call has no name or no arguments",
+                ));
             };
             let id = text("call_id").or(text("id")).unwrap_or_default();
             let call = json!({

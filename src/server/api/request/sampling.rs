@@ -130,7 +130,12 @@ fn biases(value: &Value, tokenizer: &Tokenizer) -> Result<Vec<(u32, f32)>, ApiEr
             for item in list {
                 match item.as_array().map(Vec::as_slice) {
                     Some([token, bias]) => add_bias(token, bias, tokenizer, &mut all)?,
-                    _ => return Err(ApiError::field("logit_bias", "expected pairs [token, bias]")),
+                    _ => {
+                        return Err(ApiError::field(
+                            "logit_bias",
+                            "expected pairs [token, bias]",
+                        ));
+                    }
                 }
             }
         }

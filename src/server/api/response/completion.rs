@@ -103,7 +103,12 @@ impl Form for CompletionForm {
         let text = change.text();
         if answer.finished.is_some() {
             let chunk = self.chunk(answer, &text);
-            return self.last.replace(chunk).map(Frame::data).into_iter().collect();
+            return self
+                .last
+                .replace(chunk)
+                .map(Frame::data)
+                .into_iter()
+                .collect();
         }
         if text.is_empty() {
             return Vec::new();

@@ -8,7 +8,12 @@ use rand::distr::Alphanumeric;
 /// A name that will not come again: a prefix and 32 letters and digits.
 pub fn unique(prefix: &str) -> String {
     let mut name = prefix.to_owned();
-    name.extend(rand::rng().sample_iter(Alphanumeric).take(32).map(char::from));
+    name.extend(
+        rand::rng()
+            .sample_iter(Alphanumeric)
+            .take(32)
+            .map(char::from),
+    );
     name
 }
 

@@ -119,7 +119,13 @@ mod tests {
         };
         let json = timings(&t);
         assert_eq!(json["prompt_per_second"], 100.0);
-        assert_eq!((&json["predicted_per_second"], &json["predicted_per_token_ms"]), (&json!(20.0), &json!(50.0)));
+        assert_eq!(
+            (
+                &json["predicted_per_second"],
+                &json["predicted_per_token_ms"]
+            ),
+            (&json!(20.0), &json!(50.0))
+        );
         assert!(json.get("draft_n").is_none());
         assert_eq!(timings(&Timings::default())["prompt_per_second"], 0.0);
     }

@@ -23,7 +23,12 @@ pub enum Scale {
     Plain,
 }
 
-fn entry(tokenizer: &Tokenizer, item: TokenLogProb, scale: Scale, with_id: bool) -> Map<String, Value> {
+fn entry(
+    tokenizer: &Tokenizer,
+    item: TokenLogProb,
+    scale: Scale,
+    with_id: bool,
+) -> Map<String, Value> {
     let mut entry = Map::new();
     if with_id {
         entry.insert("id".to_owned(), item.token.into());

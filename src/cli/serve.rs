@@ -1,0 +1,229 @@
+//! `oxling serve`: the server, by llama-server's flags.
+
+#![forbid(unsafe_code)]
+
+mod args;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use oxling::chat::{ChatTemplate, builtin_template_names};
+use oxling::gguf::{Gguf, Metadata};
+use oxling::server::http::{Keys, Limits, Server, ServerConfig, TemplateChoice, serve};
+use oxling::server::worker::{EngineHandle, WorkerConfig, spawn};
+
+pub use args::ServeArgs;
+
+use super::errors::hinted;
+use super::interrupt::Interrupt;
+use super::model_args::{OnOffAuto, read_text};
+
+/// Slots if nobody says how many.
+const SLOTS: u32 = 4;
+/// Threads that convert requests: templates, grammars, tokenising.
+const CONVERTERS: usize = 32;
+
+/// Runs the command.
+pub fn run(args: &ServeArgs) -> Result<ExitCode> {
+    // What can be wrong with the flags is said before a large model is loaded.
+    let keys = keys(args)?;
+    let template = template(args)?;
+    let kwargs = kwargs(args)?;
+    if let Some(folder) = &args.server.slot_save_path {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(args.server.threads_http.unwrap_or(2).max(1))
+        .max_blocking_threads(CONVERTERS)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    runtime.block_on(async {
+        let server = Server::bind(&args.server.host, args.server.port).await?;
+        let gguf = args.model.open()?;
+        let config = ServerConfig {
+            keys,
+            cache_shared: args.server.cache_shared,
+            origins: args.server.cors_origins.clone(),
+            limits: limits(args),
+            ping: Duration::from_secs(u64::try_from(args.server.sse_ping_interval).unwrap_or(0)),
+            prefix: prefix(&args.server.api_prefix),
+            slots: !args.server.no_slots,
+            metrics: args.server.metrics,
+            props: args.server.props,
+            page: !args.server.no_ui,
+            slot_folder: args.server.slot_save_path.clone(),
+            sampling: args.sampling.params(gguf.metadata())?,
+            n_predict: u32::try_from(args.server.predict).ok(),
+            template,
+            template_kwargs: kwargs,
+            thinking: thinking(args),
+            split_thoughts: args.chat.reasoning_format != args::ReasoningFormat::None,
+            prefill_assistant: !args.chat.no_prefill_assistant,
+        };
+        let engine = engine(args, gguf)?;
+        say_where(args, &server);
+        let interrupt = Interrupt::listen()?;
+        // While this lives, the first Ctrl-C is an orderly end and the second leaves at once.
+        let _busy = interrupt.busy();
+        serve(server, config, engine, end()).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Comes with Ctrl-C or SIGTERM.
+async fn end() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut term = match signal(SignalKind::terminate()) {
+            Ok(term) => term,
+            Err(e) => {
+                tracing::warn!("cannot listen to SIGTERM: {e}");
+                let _ = tokio::signal::ctrl_c().await;
+                return;
+            }
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+fn say_where(args: &ServeArgs, server: &Server) {
+    let prefix = prefix(&args.server.api_prefix);
+    for address in server.addresses() {
+        anstream::eprintln!("listening on http://{address}{prefix}");
+    }
+    if server.addresses().is_empty() {
+        anstream::eprintln!("listening on {}", args.server.host.join(","));
+    }
+    let open = server.addresses().iter().any(|a| !a.ip().is_loopback());
+    if open && args.server.api_key.is_empty() && args.server.api_key_file.is_none() {
+        tracing::warn!("everybody who reaches this address can use the server: set --api-key");
+    }
+}
+
+/// Starts the engine thread.
+fn engine(args: &ServeArgs, gguf: Arc<Gguf>) -> Result<EngineHandle> {
+    let mut config = args.compute.engine_config()?;
+    config.n_seq = u32::try_from(args.server.parallel).unwrap_or(SLOTS).max(1);
+    let head = has_head(gguf.metadata()) && args.spec.wants_head();
+    let speculation = args.spec.params_for(head, &mut config)?;
+    let load = args.model.loader(gguf, head)?;
+    let cache_ram = u64::try_from(args.server.cache_ram).map_or(u64::MAX, |mib| mib << 20);
+    Ok(spawn(WorkerConfig {
+        load: Box::new(move |progress| load(progress).map_err(|e| format!("{e:#}"))),
+        alias: args.server.alias.clone(),
+        engine: config,
+        speculation,
+        queue: args.server.queue,
+        prefill_budget: args.server.prefill_budget,
+        cache_ram,
+    }))
+}
+
+/// Whether the file says that it has an MTP head.
+fn has_head(md: &Metadata) -> bool {
+    let architecture = md.str("general.architecture").ok().flatten();
+    let n = architecture.map(|name| md.u32(&format!("{name}.nextn_predict_layers")));
+    matches!(n, Some(Ok(Some(n))) if n > 0)
+}
+
+fn keys(args: &ServeArgs) -> Result<Keys> {
+    let file = match &args.server.api_key_file {
+        Some(path) => read_text(path)?,
+        None => String::new(),
+    };
+    let lines = file.lines().map(str::trim);
+    let from_file = lines.filter(|line| !line.starts_with('#'));
+    let given = args.server.api_key.iter().map(|key| key.expose());
+    let keys = Keys::new(given.chain(from_file));
+    if keys.is_empty() && args.server.api_key_file.is_some() {
+        let hint = "write one key in a line; lines that start with # are notes";
+        return Err(hinted("--api-key-file holds no key", hint));
+    }
+    Ok(keys)
+}
+
+fn template(args: &ServeArgs) -> Result<TemplateChoice> {
+    if let Some(path) = &args.chat.chat_template_file {
+        let source = read_text(path)?;
+        ChatTemplate::new(&source, "", "")?;
+        return Ok(TemplateChoice::Source(source));
+    }
+    Ok(match &args.chat.chat_template {
+        None => TemplateChoice::Model,
+        Some(given)
+            if builtin_template_names().any(|name| name == given) || !given.contains('{') =>
+        {
+            ChatTemplate::builtin(given, "", "")?;
+            TemplateChoice::Builtin(given.clone())
+        }
+        Some(given) => {
+            ChatTemplate::new(given, "", "")?;
+            TemplateChoice::Source(given.clone())
+        }
+    })
+}
+
+fn kwargs(args: &ServeArgs) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let mut kwargs = match &args.chat.chat_template_kwargs {
+        None => serde_json::Map::new(),
+        Some(json) => serde_json::from_str(json).map_err(|e| {
+            hinted(
+                format!("--chat-template-kwargs: {e}"),
+                r#"expected a JSON object, as in '{"enable_thinking": true}'"#,
+            )
+        })?,
+    };
+    let effort = args.chat.reasoning_effort.as_deref();
+    if let Some(level) = effort.filter(|level| !matches!(*level, "default" | "none")) {
+        kwargs.insert("reasoning_effort".to_owned(), level.into());
+    }
+    Ok(kwargs)
+}
+
+fn thinking(args: &ServeArgs) -> Option<bool> {
+    match args.chat.reasoning {
+        OnOffAuto::On => Some(true),
+        OnOffAuto::Off => Some(false),
+        OnOffAuto::Auto => (args.chat.reasoning_effort.as_deref() == Some("none")).then_some(false),
+    }
+}
+
+fn limits(args: &ServeArgs) -> Limits {
+    Limits {
+        body: args.server.max_body_mib.saturating_mul(1 << 20),
+        body_time: Duration::from_secs(args.server.timeout),
+        shutdown: Duration::from_secs(args.server.shutdown_timeout),
+    }
+}
+
+/// One slash before it and none behind.
+fn prefix(given: &str) -> String {
+    match given.trim_matches('/') {
+        "" => String::new(),
+        inner => format!("/{inner}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_have_one_slash() {
+        for (given, expected) in [("", ""), ("/", ""), ("llm", "/llm"), ("/a/b/", "/a/b")] {
+            assert_eq!(prefix(given), expected);
+        }
+    }
+}
