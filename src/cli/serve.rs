@@ -128,6 +128,7 @@ fn engine(args: &ServeArgs, gguf: Arc<Gguf>) -> Result<EngineHandle> {
         queue: args.server.queue,
         prefill_budget: args.server.prefill_budget,
         cache_ram,
+        exact: args.server.exact,
     }))
 }
 

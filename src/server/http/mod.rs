@@ -3,6 +3,7 @@
 //! Handlers convert with [`super::api`] off the async threads, send commands to the engine thread and pass its events
 //! on. A client that leaves drops the handler or the stream, and with it the receiver: that is how work is cancelled.
 
+mod assets;
 mod chat;
 mod completions;
 mod config;

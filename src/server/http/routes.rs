@@ -8,7 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 
 use super::state::App;
-use super::{chat, completions, cors, embeddings, gate, slots, status, text};
+use super::{assets, chat, completions, cors, embeddings, gate, slots, status, text};
 use crate::server::api::{ApiError, ErrorKind};
 
 /// What an endpoint does.
@@ -252,13 +252,12 @@ pub fn router(app: Arc<App>) -> Router {
             router = router.route(path, handler(route.operation));
         }
     }
-    let not_found = || async { ApiError::new(ErrorKind::NotFound, "File Not Found") };
     let no_method = || async { ApiError::new(ErrorKind::Method, "Method Not Allowed") };
     let mut router = match app.config.prefix.as_str() {
         "" => router,
         prefix => Router::new().nest(prefix, router),
     }
-    .fallback(not_found)
+    .fallback(assets::find)
     .method_not_allowed_fallback(no_method);
     if let Some(cors) = cors::layer(&app.config.origins) {
         router = router.layer(cors);
