@@ -16,9 +16,6 @@ use super::errors::hinted;
 use super::hub_args::HubArgs;
 use super::progress::LoadProgress;
 
-/// Loads a model on another thread; hears of bytes done and bytes in all.
-pub type Loader = Box<dyn FnOnce(&mut dyn FnMut(u64, u64)) -> Result<Model> + Send>;
-
 /// Which file to load, and onto which devices.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
@@ -315,26 +312,6 @@ impl ModelArgs {
         })?;
         progress.finish();
         Ok(model)
-    }
-
-    /// A loader for another thread, with a progress bar on stderr: it hears of bytes done and bytes in all.
-    ///
-    /// # Errors
-    /// A device or a server that is not there.
-    pub fn loader(&self, gguf: Arc<Gguf>, mtp: bool) -> Result<Loader> {
-        let options = LoadOptions {
-            mtp,
-            ..self.options()?
-        };
-        Ok(Box::new(move |told| {
-            let mut progress = LoadProgress::new();
-            let model = Model::load(gguf, &options, &mut |done, total| {
-                progress.update(done, total);
-                told(done, total);
-            })?;
-            progress.finish();
-            Ok(model)
-        }))
     }
 
     fn options(&self) -> Result<LoadOptions> {

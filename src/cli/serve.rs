@@ -118,10 +118,10 @@ fn engine(args: &ServeArgs, gguf: Arc<Gguf>) -> Result<EngineHandle> {
     config.n_seq = u32::try_from(args.server.parallel).unwrap_or(SLOTS).max(1);
     let head = has_head(gguf.metadata()) && args.spec.wants_head();
     let speculation = args.spec.params_for(head, &mut config)?;
-    let load = args.model.loader(gguf, head)?;
+    let model = args.model.clone();
     let cache_ram = u64::try_from(args.server.cache_ram).map_or(u64::MAX, |mib| mib << 20);
     Ok(spawn(WorkerConfig {
-        load: Box::new(move |progress| load(progress).map_err(|e| format!("{e:#}"))),
+        load: Box::new(move |_| model.load_for(gguf, head).map_err(|e| format!("{e:#}"))),
         alias: args.server.alias.clone(),
         engine: config,
         speculation,
