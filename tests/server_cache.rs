@@ -20,6 +20,7 @@ use random_model::RandomModel;
 use server::{
     ALICE, Answer, BOB, STORY, SYSTEM, Server, TURN, chat, config, conversation, human, request,
 };
+use sha2::{Digest, Sha256};
 
 #[test]
 fn a_second_turn_computes_its_own_tokens_only() {
@@ -307,6 +308,72 @@ fn a_saved_slot_continues_after_a_restart_as_if_nothing_happened() {
     server.stop();
 }
 
+/// Files whose checksum is right and whose contents are not, with what is said about them.
+fn forged(whole: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+    let (start, end) = (16 + word(&whole[8..16]) as usize, whole.len() - 32);
+    let header = std::str::from_utf8(&whole[16..start]).expect("text");
+    let with = |header: &str, payload: &[u8]| {
+        let length = (header.len() as u64).to_le_bytes();
+        let mut bytes = [&whole[..8], &length, header.as_bytes(), payload].concat();
+        let digest = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&digest);
+        bytes
+    };
+    let payload = &whole[start..end];
+    let changed = |at: usize, value: &[u8]| {
+        let mut payload = payload.to_vec();
+        payload[at..at + value.len()].copy_from_slice(value);
+        with(header, &payload)
+    };
+    let nan = f32::NAN.to_le_bytes();
+    let json: serde_json::Value = serde_json::from_str(header).expect("JSON");
+    let number = |key: &str| json[key].as_u64().expect("a number");
+    let rows = 4 * number("n_tokens") as usize;
+    let states = rows + number("row_bytes") as usize;
+    let edited = |edit: &dyn Fn(&mut serde_json::Value)| {
+        let mut json = json.clone();
+        edit(&mut json);
+        with(&json.to_string(), payload)
+    };
+    assert_eq!(with(header, payload), whole);
+    vec![
+        (
+            "outside the vocabulary",
+            changed(0, &u32::MAX.to_le_bytes()),
+        ),
+        ("not finite", changed(rows, &[0xff; 2])),
+        ("not finite", changed(states, &nan)),
+        (
+            "do not end",
+            edited(&|json| json["states"][0]["n"] = 1_000_000.into()),
+        ),
+        (
+            "truncated",
+            edited(&|json| json["row_bytes"] = u64::MAX.into()),
+        ),
+        (
+            "truncated",
+            edited(&|json| json["n_tokens"] = u64::MAX.into()),
+        ),
+        (
+            "header is damaged",
+            edited(&|json| json["states"] = "none".into()),
+        ),
+        ("header is damaged", with("{", payload)),
+        (
+            "bytes of state",
+            edited(&|json| {
+                // One state's bytes are the next one's.
+                let n = json["states"][0]["bytes"].as_u64().expect("a number");
+                json["states"][0]["bytes"] = (n - 4).into();
+                let n = json["states"][1]["bytes"].as_u64().expect("a number");
+                json["states"][1]["bytes"] = (n + 4).into();
+            }),
+        ),
+    ]
+}
+
 #[test]
 fn slot_files_that_do_not_fit_are_refused_and_change_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -351,6 +418,10 @@ fn slot_files_that_do_not_fit_are_refused_and_change_nothing() {
         bytes[at] ^= 1;
         write("changed", &bytes);
         invalid(restore(&server, ALICE, "changed"), "checksum");
+    }
+    for (what, bytes) in forged(&whole) {
+        write("forged", &bytes);
+        invalid(restore(&server, ALICE, "forged"), what);
     }
     write("version", &[b"OXLSLOT\x02", &whole[8..]].concat());
     invalid(restore(&server, ALICE, "version"), "this version");

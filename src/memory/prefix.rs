@@ -129,9 +129,10 @@ impl Memory {
             });
         }
         // Masked rows are multiplied by zero: one NaN would reach whoever uses the slot next.
-        if !finite(self.config.row_type, &rows.bytes) || !finite(DType::F32, &checkpoint.state) {
+        if !finite(self.config.row_type, &rows.bytes) {
             return Err(MemoryError::NotFinite);
         }
+        self.check_state(checkpoint)?;
         self.write_planes(self.own_plane(seq, 0), &checkpoint.state)?;
         let mut rest = rows.bytes.as_slice();
         for (&(id, _), size) in self.rows.values().zip(self.row_sizes()) {
@@ -141,6 +142,21 @@ impl Memory {
             rest = later;
         }
         self.begin_at(seq, n)
+    }
+
+    /// Whether a state from outside can be one of this memory.
+    ///
+    /// # Errors
+    /// As [`Memory::import`].
+    pub fn check_state(&self, checkpoint: &Checkpoint) -> Result<(), MemoryError> {
+        let (found, expected) = (checkpoint.state.len(), self.state_bytes());
+        if found != expected {
+            return Err(MemoryError::ForeignCheckpoint { found, expected });
+        }
+        if !finite(DType::F32, &checkpoint.state) {
+            return Err(MemoryError::NotFinite);
+        }
+        Ok(())
     }
 
     /// Makes `to` the prefix of `from` that `checkpoint` was taken of. `from` may have gone on since, but not back

@@ -179,6 +179,29 @@ impl Worker {
         }));
     }
 
+    /// Whether what a file holds could have come from this model: its checksum says only that it is as it was written.
+    fn check_file(&self, file: &SlotFile) -> Result<(), RequestError> {
+        let invalid =
+            |why: String| Err(RequestError::Invalid(format!("the file is damaged: {why}")));
+        let n_vocab = self.engine.model().n_vocab();
+        if let Some(token) = file.tokens.iter().find(|&&t| t >= n_vocab) {
+            return invalid(format!(
+                "token {token} is outside the vocabulary of {n_vocab}"
+            ));
+        }
+        for state in &file.states {
+            if let Err(e) = self.engine.memory().check_state(&state.checkpoint) {
+                return invalid(e.to_string());
+            }
+            if let Some(n) = state.logits.as_ref().map(Vec::len)
+                && n != n_vocab as usize
+            {
+                return invalid(format!("{n} logits for a vocabulary of {n_vocab}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Puts what was read into a slot, whose conversation is kept where there is room.
     fn restore(
         &mut self,
@@ -187,6 +210,7 @@ impl Worker {
         start: Instant,
     ) -> Result<SlotReport, RequestError> {
         let Loaded { file, n_bytes } = loaded.map_err(|e| e.request_error())?;
+        self.check_file(&file)?;
         let index = command.slot as usize;
         let internal = |e: crate::engine::EngineError| RequestError::Internal(e.to_string());
         self.save_conversation(index).map_err(internal)?;

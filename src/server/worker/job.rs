@@ -111,11 +111,21 @@ pub(super) struct Voice {
 }
 
 impl Voice {
-    pub fn new(job: &Job, choice: u32, tokenizer: &Arc<Tokenizer>, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(
+        job: &mut Job,
+        choice: u32,
+        tokenizer: &Arc<Tokenizer>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        // The last choice takes the request's own grammar.
+        let constrainer = match &mut job.request.constrainer {
+            Some(grammar) if choice + 1 < job.request.n => Some(grammar.fork()),
+            last => last.take(),
+        };
         let request = &job.request;
         Self {
             choice,
-            constrainer: request.constrainer.as_ref().map(|c| c.fork()),
+            constrainer,
             timings: job.timings(),
             decoder: tokenizer.detokenizer(request.special),
             stop: StopFilter::new(&request.stop),
@@ -135,20 +145,19 @@ impl Voice {
     /// Counts a token, and the time it took.
     fn count(&mut self) {
         let now = Instant::now();
-        match self.latest.replace(now) {
-            None => {
+        let metrics = &self.metrics;
+        let before = self.latest.replace(now);
+        match before {
+            None if self.choice == 0 => {
                 let waited = now - self.arrived;
-                if self.choice == 0 {
-                    self.metrics
-                        .time_to_first_token
-                        .observe(waited.as_secs_f64());
-                }
+                metrics.time_to_first_token.observe(waited.as_secs_f64());
             }
-            Some(before) => self
-                .metrics
-                .inter_token
-                .observe((now - before).as_secs_f64()),
+            None => {}
+            Some(before) => metrics.inter_token.observe((now - before).as_secs_f64()),
         }
+        let taken = now - before.unwrap_or(self.begun);
+        metrics.tokens_predicted.inc();
+        metrics.tokens_predicted_seconds.inc_by(taken.as_secs_f64());
         self.timings.predicted_n += 1;
         self.timings.predicted = now - self.begun;
     }

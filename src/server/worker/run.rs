@@ -15,6 +15,7 @@ use super::files::Files;
 use super::job::Job;
 use super::place::{Place, Source};
 use super::slot::{Prompt, Slot, Task};
+use super::step::count_drafts;
 use super::{Loader, WorkerConfig};
 use crate::engine::sampling::{Sampler, VocabView};
 use crate::engine::speculation::{DraftType, Speculation, SpeculationParams};
@@ -306,7 +307,9 @@ impl Worker {
     pub(super) fn end_job(&mut self, id: u64, how: &str) {
         for slot in &mut self.slots {
             if slot.job() == Some(id) {
-                slot.task = Task::Idle;
+                if let Task::Choice(choice) = std::mem::take(&mut slot.task) {
+                    count_drafts(self.status.metrics(), &choice.speculation);
+                }
                 slot.used = self.cache.tick();
             }
         }

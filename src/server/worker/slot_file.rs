@@ -347,7 +347,8 @@ fn check(
         let describe = |f: &Fingerprint| {
             let weights = f.weights.get(..8).unwrap_or_default();
             let rows = f.layout.split(' ').nth(1).unwrap_or_default();
-            format!("{} ({weights}, rows of {rows})", f.model)
+            let parts = f.layout.matches(':').count();
+            format!("{} ({weights}, {parts} parts, rows of {rows})", f.model)
         };
         return Err(SlotFileError::Model {
             path,

@@ -16,7 +16,7 @@ use crate::engine::speculation::{DraftType, Lane, Progress, Speculation, draft};
 use crate::engine::{EngineError, Finish};
 use crate::memory::Work;
 use crate::server::metrics::Metrics;
-use crate::server::protocol::{Event, RequestError};
+use crate::server::protocol::{Event, RequestError, StopReason};
 
 /// A part of a prompt in a step.
 struct Chunk {
@@ -338,12 +338,8 @@ impl Worker {
             Ok(finished) => finished,
             Err(e) => return self.fail_job(id, e),
         };
-        let metrics = self.status.metrics();
-        let (n, time) = (finished.timings.predicted_n, finished.timings.predicted);
-        metrics.tokens_predicted.inc_by(n as u64);
-        metrics.tokens_predicted_seconds.inc_by(time.as_secs_f64());
         let how = match finished.reason {
-            crate::server::protocol::StopReason::Limit => "limit",
+            StopReason::Limit => "limit",
             _ => "stop",
         };
         let Some(job) = self.jobs.get_mut(&id) else {
@@ -401,7 +397,8 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, String
     }
 }
 
-fn count_drafts(metrics: &Arc<Metrics>, speculation: &Speculation) {
+/// Counts a choice's guesses, which have come to an end.
+pub(super) fn count_drafts(metrics: &Arc<Metrics>, speculation: &Speculation) {
     let stats = speculation.stats();
     metrics.spec_draft_tokens.inc_by(stats.n_drafted());
     metrics.spec_accepted_tokens.inc_by(stats.n_accepted());
