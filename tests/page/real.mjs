@@ -93,9 +93,10 @@ export const tests = {
     const first = await s.page.$eval(".assistant .body > .prose", (node) => node.textContent);
     if (/at a limit/.test((await figures(s)).Ended)) {
       await s.press("Continue");
-      await s.until(() => document.querySelector("#send").getAttribute("aria-label") === "Send" && document.querySelector(".stats"));
+      await s.until((n) => document.querySelector(".assistant .body > .prose").textContent.length > n, first.length);
+      await s.idle();
       assert.deepEqual(await s.texts(".error p"), []);
-      assert.ok((await s.page.$eval(".assistant .body", (node) => node.textContent)).length >= first.length);
+      assert.ok((await s.page.$eval(".assistant .body > .prose", (node) => node.textContent)).startsWith(first.trimEnd()));
     }
     assert.equal(await s.count(".assistant"), 1);
   },
