@@ -71,6 +71,7 @@ struct Cli {
 enum Command {
     /// Complete a prompt or chat.
     Run(Box<run::RunArgs>),
+    #[command(alias = "server")]
     Serve(Box<serve::ServeArgs>),
     Pull(pull::PullArgs),
     Inspect(inspect::InspectArgs),

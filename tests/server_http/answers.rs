@@ -82,6 +82,8 @@ fn chats_have_openais_shape_whole_and_streamed() {
     let sum =
         usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap();
     assert_eq!(usage["total_tokens"], sum);
+    let thought = &usage["completion_tokens_details"]["reasoning_tokens"];
+    assert!((1..usage["completion_tokens"].as_u64().unwrap()).contains(&thought.as_u64().unwrap()));
     assert_eq!(whole["timings"]["cache_n"], N_CACHED);
 
     let asked = chat(json!({ "stream": true, "stream_options": { "include_usage": true } }));

@@ -34,12 +34,13 @@ fn vocab_type(loaded: &Loaded) -> u8 {
     }
 }
 
-fn model_json(loaded: &Loaded) -> Value {
+fn model_json(app: &App, loaded: &Loaded) -> Value {
+    let since = app.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     let info = &loaded.info;
     json!({
         "id": info.name,
         "object": "model",
-        "created": ids::now(),
+        "created": since.as_secs(),
         "owned_by": "oxling",
         "aliases": [info.name],
         "tags": [],
@@ -60,7 +61,7 @@ fn model_json(loaded: &Loaded) -> Value {
 pub async fn models(State(app): State<Arc<App>>) -> Answered {
     let loaded = app.loaded()?;
     Ok(ok(
-        &json!({ "object": "list", "data": [model_json(&loaded)] }),
+        &json!({ "object": "list", "data": [model_json(&app, &loaded)] }),
     ))
 }
 
@@ -71,7 +72,7 @@ pub async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answe
         let reason = format!("the model is '{}'", loaded.info.name);
         return Err(ApiError::new(ErrorKind::NotFound, reason));
     }
-    Ok(ok(&model_json(&loaded)))
+    Ok(ok(&model_json(&app, &loaded)))
 }
 
 /// `/props`.

@@ -64,6 +64,8 @@ pub struct Answer {
     pub tokens: Vec<u32>,
     /// Log probabilities of each token.
     pub logprobs: Vec<LogProbs>,
+    /// Tokens of the thought.
+    pub n_reasoning: usize,
     /// Tokens and log probabilities that streams have told of.
     pub told: usize,
     /// Its end.
@@ -106,6 +108,7 @@ impl Answer {
             calls: Vec::new(),
             tokens: Vec::new(),
             logprobs: Vec::new(),
+            n_reasoning: 0,
             told: 0,
             finished: None,
             timings: Timings::default(),
@@ -120,7 +123,10 @@ impl Answer {
         self.tokens.push(event.token);
         self.logprobs.extend(event.logprobs);
         self.timings = event.timings;
-        self.text(&event.text)
+        let change = self.text(&event.text);
+        let thinks = self.parser.as_ref().is_some_and(ChatParser::is_reasoning);
+        self.n_reasoning += usize::from(thinks);
+        change
     }
 
     /// Takes the end.
@@ -209,5 +215,6 @@ pub fn usage(answers: &[Answer]) -> Usage {
         prompt: sum.prompt + if answer.first { answer.n_prompt } else { 0 },
         cached: sum.cached + if answer.first { answer.n_cached } else { 0 },
         completion: sum.completion + answer.n_predicted(),
+        reasoning: sum.reasoning + answer.n_reasoning,
     })
 }

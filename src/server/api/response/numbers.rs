@@ -59,6 +59,8 @@ pub struct Usage {
     pub cached: usize,
     /// Generated.
     pub completion: usize,
+    /// Of these, thoughts.
+    pub reasoning: usize,
 }
 
 impl Usage {
@@ -69,6 +71,7 @@ impl Usage {
             "prompt_tokens": self.prompt,
             "total_tokens": self.prompt + self.completion,
             "prompt_tokens_details": { "cached_tokens": self.cached },
+            "completion_tokens_details": { "reasoning_tokens": self.reasoning },
         })
     }
 
@@ -78,7 +81,7 @@ impl Usage {
             "input_tokens": self.prompt,
             "input_tokens_details": { "cached_tokens": self.cached },
             "output_tokens": self.completion,
-            "output_tokens_details": { "reasoning_tokens": 0 },
+            "output_tokens_details": { "reasoning_tokens": self.reasoning },
             "total_tokens": self.prompt + self.completion,
         })
     }

@@ -1,0 +1,210 @@
+//! Conversations go on where they were.
+
+use std::io::Write;
+use std::time::Duration;
+
+use oxling::server::http::{Keys, ServerConfig};
+use serde_json::{Value, json};
+
+use crate::http::Client;
+use crate::{busy, idle_within, live, message};
+
+/// Far more than a step of the demo model takes, beside other tests.
+const SOON: Duration = Duration::from_secs(2);
+/// Tokens of a role's header and of a few words.
+const NEW_TOKENS: u64 = 40;
+
+fn ask(client: &Client, messages: &[Value]) -> Value {
+    let body = json!({ "messages": messages, "max_tokens": 16, "temperature": 0 });
+    let reply = client.post("/v1/chat/completions", &body);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()
+}
+
+/// A conversation of this many turns, whose answers are given.
+fn history(turns: usize) -> Vec<Value> {
+    let mut messages = vec![message(
+        "system",
+        "You are a friendly guide to all countries of the world.",
+    )];
+    for i in 0..turns {
+        let question = format!("Question {i}: what can you tell about country number {i}?");
+        messages.push(message("user", &question));
+        let answer = format!("Country {i} has {i} rivers, {i} lakes and a very old town.");
+        messages.push(message("assistant", &answer));
+    }
+    messages
+}
+
+#[test]
+fn a_second_turn_an_edited_one_and_a_second_chat_compute_what_is_new() {
+    let server = live(ServerConfig::default(), 2048);
+    let mut messages = history(24);
+    messages.push(message("user", "What is the capital of France?"));
+    let first = ask(&server.client, &messages);
+    let n_first = first["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert!(n_first > 1000, "a long conversation: {n_first}");
+    assert_eq!(first["timings"]["prompt_n"], n_first);
+
+    let answer = first["choices"][0]["message"]["content"].as_str().unwrap();
+    let mut next = messages.clone();
+    next.extend([
+        message("assistant", answer),
+        message("user", "And of Spain?"),
+    ]);
+    let second = ask(&server.client, &next);
+    let n_new = second["timings"]["prompt_n"].as_u64().unwrap();
+    assert!(
+        n_new < NEW_TOKENS,
+        "the second turn computed {n_new} tokens"
+    );
+    let cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(
+        cached + n_new,
+        second["usage"]["prompt_tokens"].as_u64().unwrap()
+    );
+
+    let mut edited = messages.clone();
+    edited.pop();
+    edited.push(message("user", "What is the capital of Italy, please?"));
+    let n_new = ask(&server.client, &edited)["timings"]["prompt_n"]
+        .as_u64()
+        .unwrap();
+    assert!(
+        n_new < NEW_TOKENS,
+        "after the edit {n_new} tokens were computed"
+    );
+
+    let other = [history(0)[0].clone(), message("user", "Hello!")];
+    let other = ask(&server.client, &other);
+    let cached = other["usage"]["prompt_tokens_details"]["cached_tokens"]
+        .as_u64()
+        .unwrap();
+    assert!(
+        cached > 10,
+        "a chat with the same system message knew {cached} tokens"
+    );
+}
+
+#[test]
+fn a_slot_lives_on_in_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = || ServerConfig {
+        slot_folder: Some(folder.path().to_owned()),
+        ..ServerConfig::default()
+    };
+    let prompt =
+        "The capital of France is Paris. The capital of Spain is Madrid. The capital of Italy is";
+    let body = json!({ "prompt": prompt, "n_predict": 12, "temperature": 0, "id_slot": 1 });
+    let before = {
+        let server = live(config(), 512);
+        let before = server.client.post("/completion", &body).json();
+        let saved = server
+            .client
+            .post("/slots/1?action=save", &json!({ "filename": "one" }));
+        assert_eq!(saved.status, 200, "{}", saved.text());
+        assert!(saved.json()["n_saved"].as_u64().unwrap() > 0);
+        before
+    };
+    let server = live(config(), 512);
+    let missing = server
+        .client
+        .post("/slots/1?action=restore", &json!({ "filename": "two" }));
+    assert_eq!(missing.status, 404, "{}", missing.text());
+    let restored = server
+        .client
+        .post("/slots/1?action=restore", &json!({ "filename": "one" }));
+    assert_eq!(restored.status, 200, "{}", restored.text());
+    let after = server.client.post("/completion", &body).json();
+    assert!(
+        after["timings"]["prompt_n"].as_u64().unwrap() <= 1,
+        "{}",
+        after["timings"]
+    );
+    assert_eq!(after["content"], before["content"]);
+    let erased = server
+        .client
+        .post("/slots/1?action=erase", &json!({}))
+        .json();
+    assert!(erased["n_erased"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn keys_share_nothing_unless_they_shall() {
+    for shared in [false, true] {
+        let config = ServerConfig {
+            keys: Keys::new(["one", "two"]),
+            cache_shared: shared,
+            ..ServerConfig::default()
+        };
+        let server = live(config, 512);
+        let messages = [message(
+            "user",
+            "Tell me about the old town and the river beside it.",
+        )];
+        let cached = |key: &str| {
+            let answer = ask(&server.client.with("x-api-key", key), &messages);
+            answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+                .as_u64()
+                .unwrap()
+        };
+        assert_eq!(cached("one"), 0);
+        assert!(cached("one") > 0);
+        assert_eq!(cached("two") > 0, shared, "shared: {shared}");
+    }
+}
+
+#[test]
+fn streams_say_what_whole_answers_say() {
+    let server = live(ServerConfig::default(), 512);
+    for (prompt, more) in [
+        ("The capital of Peru is", json!({})),
+        ("Once upon a time", json!({ "temperature": 1.2, "seed": 5 })),
+        ("Count:", json!({ "stop": [" t", "5"], "n_probs": 2 })),
+        (
+            "JSON:",
+            json!({ "json_schema": { "type": "object", "properties": { "a": { "type": "integer" } } } }),
+        ),
+    ] {
+        let mut body = json!({ "prompt": prompt, "n_predict": 40, "temperature": 0 });
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let whole = server.client.post("/completion", &body).json();
+        body["stream"] = true.into();
+        let stream = server.client.post("/completion", &body);
+        let texts = stream.chunks();
+        let text: String = texts
+            .iter()
+            .map(|c| c["content"].as_str().unwrap())
+            .collect();
+        assert_eq!(whole["content"], text.as_str(), "{prompt}");
+        let last = texts.last().unwrap();
+        for key in ["stop_type", "stopping_word", "tokens_predicted"] {
+            assert_eq!(last[key], whole[key], "{prompt}: {key}");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_slot() {
+    let server = live(ServerConfig::default(), 2048);
+    for stream in [true, false] {
+        let body =
+            json!({ "prompt": "x", "stream": stream, "ignore_eos": true, "n_predict": 2000 })
+                .to_string();
+        let mut socket = std::net::TcpStream::connect(server.client.address).unwrap();
+        let head = format!(
+            "POST /completion HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        while busy(&server.client) == 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        drop(socket);
+        idle_within(&server.client, SOON);
+    }
+}
