@@ -99,7 +99,8 @@ fn message_of(error: &anyhow::Error) -> String {
 /// The hint of the first error in the chain that has one.
 fn hint_of(error: &anyhow::Error) -> Option<String> {
     use oxling::{
-        chat, engine, eval, ggml, gguf, imatrix, import, model, quantize, server, synth, tokenizer,
+        chat, constrain, engine, eval, ggml, gguf, imatrix, import, model, quantize, server, synth,
+        tokenizer,
     };
     macro_rules! first_hint {
         ($cause:expr, $($kind:ty),+ $(,)?) => {
@@ -117,6 +118,7 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
             gguf::MetadataError,
             tokenizer::TokenizerError,
             chat::TemplateError,
+            constrain::ConstrainError,
             engine::EngineError,
             engine::sampling::SamplingError,
             ggml::GgmlError,

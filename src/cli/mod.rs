@@ -9,6 +9,7 @@ mod completions;
 mod counts;
 mod errors;
 mod escapes;
+mod grammar_args;
 mod hub_args;
 mod imatrix;
 mod import;

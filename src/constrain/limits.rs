@@ -21,8 +21,8 @@ const MOST_DEPTH: usize = 64;
 const STACK_BYTES: usize = 256 << 20;
 /// Longest time for compiling a grammar and its first mask. Real ones take milliseconds.
 const MOST_TIME: Duration = Duration::from_secs(20);
-/// White space between the tokens of JSON: enough for lines and indents, too little to fill an answer with.
-const JSON_SPACE: &str = r"[ \n\r\t]{1,32}";
+/// White space between the tokens of JSON: a space, or a line end and an indent. With more, an answer may be all white.
+const JSON_SPACE: &str = r" |\n[ \t]{0,20}";
 
 /// The library's own limits, where they differ from its defaults.
 pub(super) fn set(limits: &mut ParserLimits) {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::sampling::Sampler;
-use super::speculation::{DraftStats, Lane, Progress, Speculation, round};
+use super::speculation::{DraftStats, Lane, Progress, Sink, Speculation, round};
 use super::{Engine, EngineError};
 use crate::memory::{Checkpoint, MemoryError, Rows, SeqId, Work};
 
@@ -196,11 +196,23 @@ impl Timeline {
         speculation: &mut Speculation,
         options: GenerateOptions,
         cancel: &AtomicBool,
-        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+        mut on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<Generation, EngineError> {
+        self.generate_to(engine, sampler, speculation, options, cancel, &mut on_token)
+    }
+
+    /// [`Self::generate`] for a receiver that may also say which tokens can come next.
+    pub fn generate_to(
+        &mut self,
+        engine: &mut Engine,
+        sampler: &mut Sampler,
+        speculation: &mut Speculation,
+        options: GenerateOptions,
+        cancel: &AtomicBool,
+        sink: &mut dyn Sink,
     ) -> Result<Generation, EngineError> {
         let before = speculation.stats().clone();
         let mut progress = Progress::new(options.n_predict);
-        let mut sink = on_token;
         let finish = loop {
             if cancel.load(Ordering::Relaxed) {
                 break Finish::Cancelled;
@@ -210,7 +222,7 @@ impl Timeline {
                 sampler,
                 speculation,
                 progress: &mut progress,
-                sink: &mut sink,
+                sink,
             };
             round(engine, &mut [lane])?;
             if let Some(finish) = progress.finish {

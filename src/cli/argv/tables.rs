@@ -19,6 +19,7 @@ pub const SHORT: &[(&str, &str)] = &[
     ("hff", "hf-file"),
     ("hfr", "hf-repo"),
     ("hft", "hf-token"),
+    ("jf", "json-schema-file"),
     ("kvu", "kv-unified"),
     ("lm", "load-mode"),
     ("lv", "log-verbosity"),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use crate::cli::grammar_args::GrammarArgs;
 use crate::cli::model_args::{ComputeArgs, ModelArgs, OnOffAuto};
 use crate::cli::sampling_args::SamplingArgs;
 use crate::cli::spec_args::SpecArgs;
@@ -39,6 +40,8 @@ pub struct RunArgs {
     pub chat: ChatArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub grammar: GrammarArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
     #[command(flatten)]

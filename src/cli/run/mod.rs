@@ -53,6 +53,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     // What can be wrong with the flags is said before a large model is loaded.
     let texts = Texts::read(args)?;
     let kwargs = template_variables(args)?;
+    let grammar = args.grammar.spec()?;
     let gguf = args.model.open()?;
     let sampling = args.sampling.params(gguf.metadata())?;
     let mut config = args.compute.engine_config()?;
@@ -70,7 +71,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         timings: args.output.timings(template.is_some()),
     };
     let spec = Speculation::new(spec, &engine)?;
-    let session = Session::new(engine, Interrupt::listen()?, sampling, spec, options)?;
+    let mut session = Session::new(engine, Interrupt::listen()?, sampling, spec, options)?;
+    if let Some(grammar) = grammar {
+        session.constrain(grammar)?;
+    }
     let done = match template {
         None => complete(args, session, texts.prompt, texts.system),
         Some(template) => {

@@ -2,13 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::Result;
 use oxling::chat::ReasoningTags;
-use oxling::engine::sampling::{Sampler, SamplingParams, VocabView};
-use oxling::engine::speculation::Speculation;
+use oxling::constrain::{Constrainer, GrammarSpec, Grammars, Start};
+use oxling::engine::sampling::{Constraint, Sampler, SamplingParams, VocabView};
+use oxling::engine::speculation::{Sink, Speculation};
 use oxling::engine::{Engine, Finish, GenerateOptions, Generation, Prefill, Timeline, vocab_of};
 use oxling::memory::SeqId;
 use oxling::tokenizer::EncodeOptions;
@@ -49,6 +51,51 @@ pub struct Prompt {
     pub stable: usize,
 }
 
+/// Takes the tokens of an answer, and says which may come.
+struct Voice<'a> {
+    stream: Stream<'a>,
+    constrainer: Option<Box<dyn Constrainer>>,
+    failed: Option<io::Error>,
+}
+
+impl Voice<'_> {
+    /// Why the answer cannot go on, if that is not the engine's fault.
+    fn failure(&mut self) -> Option<anyhow::Error> {
+        if let Some(e) = self.failed.take() {
+            return Some(e.into());
+        }
+        let why = self.constrainer.as_ref()?.failure()?;
+        Some(hinted(
+            format!("the grammar cannot go on: {why}"),
+            "a simpler grammar or schema takes less work",
+        ))
+    }
+}
+
+impl Sink for Voice<'_> {
+    fn token(&mut self, token: u32) -> ControlFlow<()> {
+        let mut flow = match self.stream.push(token) {
+            Ok(flow) => flow,
+            Err(e) => {
+                self.failed = Some(e);
+                ControlFlow::Break(())
+            }
+        };
+        if let Some(grammar) = &mut self.constrainer {
+            if !grammar.advance(token) || grammar.is_complete() {
+                flow = ControlFlow::Break(());
+            }
+            grammar.prepare();
+        }
+        flow
+    }
+
+    fn constraint(&mut self) -> Option<&mut dyn Constraint> {
+        let grammar = self.constrainer.as_mut()?;
+        Some(&mut **grammar)
+    }
+}
+
 /// A model with one sequence.
 pub struct Session {
     engine: Engine,
@@ -57,6 +104,8 @@ pub struct Session {
     interrupt: Interrupt,
     options: AnswerOptions,
     speculation: Speculation,
+    /// What answers must be.
+    grammar: Option<(Grammars, GrammarSpec)>,
     /// How tokens are drawn.
     pub sampling: SamplingParams,
 }
@@ -86,8 +135,34 @@ impl Session {
             interrupt,
             options,
             speculation,
+            grammar: None,
             sampling,
         })
+    }
+
+    /// Constrains all answers.
+    ///
+    /// # Errors
+    /// A grammar that cannot be compiled.
+    pub fn constrain(&mut self, spec: GrammarSpec) -> Result<()> {
+        let grammars = Grammars::new(self.engine.model().tokenizer())?;
+        // Better said before the first prompt is computed.
+        grammars.compile(&spec, Start::Now)?;
+        self.grammar = Some((grammars, spec));
+        Ok(())
+    }
+
+    /// The grammar of the answer to `prompt`; thoughts between `tags` are free.
+    fn constrainer(
+        &self,
+        prompt: &str,
+        tags: Option<&ReasoningTags>,
+    ) -> Result<Option<Box<dyn Constrainer>>> {
+        let Some((grammars, spec)) = &self.grammar else {
+            return Ok(None);
+        };
+        let start = tags.map_or(Start::Now, |tags| Start::for_prompt(tags.clone(), prompt));
+        Ok(Some(grammars.compile(spec, start)?))
     }
 
     /// The engine.
@@ -147,29 +222,29 @@ impl Session {
             "sampling"
         );
         let tokenizer = Arc::clone(self.engine.model().tokenizer());
-        let mut stream = Stream::new(&tokenizer, &self.options, tags, &prompt.text, screen);
+        let constrainer = self.constrainer(&prompt.text, tags.as_ref())?;
+        let stream = Stream::new(&tokenizer, &self.options, tags, &prompt.text, screen);
+        let mut voice = Voice {
+            stream,
+            constrainer,
+            failed: None,
+        };
         let options = GenerateOptions {
             n_predict: self.options.n_predict,
         };
-        let mut failed = None;
-        let generation = self.timeline.generate(
+        let generation = self.timeline.generate_to(
             &mut self.engine,
             &mut sampler,
             &mut self.speculation,
             options,
             busy.stop(),
-            &mut |token| match stream.push(token) {
-                Ok(flow) => flow,
-                Err(e) => {
-                    failed = Some(e);
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
-        if let Some(e) = failed {
-            return Err(e.into());
-        }
-        let answer = stream.finish(generation.finish)?;
+            &mut voice,
+        );
+        let generation = match voice.failure() {
+            Some(why) => return Err(why),
+            None => generation?,
+        };
+        let answer = voice.stream.finish(generation.finish)?;
         self.report(&prefill, &generation);
         Ok(answer)
     }

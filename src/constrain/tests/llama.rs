@@ -115,7 +115,7 @@ impl Recogniser {
             Node::Rule(number) => self.ends.get(&(*number, from)).cloned().unwrap_or_default(),
             Node::Alt(list) => list.iter().flat_map(|node| self.of(node, from)).collect(),
             Node::Seq(list) => {
-                let step = |ends: BTreeSet<usize>, node| self.from_all(node, &ends);
+                let step = |ends: BTreeSet<usize>, node| self.each_of(node, &ends);
                 list.iter().fold(BTreeSet::from([from]), step)
             }
             Node::Repeat { node, min, max } => {
@@ -129,14 +129,14 @@ impl Recogniser {
                             break;
                         }
                     }
-                    ends = self.from_all(node, &ends);
+                    ends = self.each_of(node, &ends);
                 }
                 all
             }
         }
     }
 
-    fn from_all(&self, node: &Node, starts: &BTreeSet<usize>) -> BTreeSet<usize> {
+    fn each_of(&self, node: &Node, starts: &BTreeSet<usize>) -> BTreeSet<usize> {
         starts
             .iter()
             .flat_map(|&from| self.of(node, from))
