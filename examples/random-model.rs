@@ -15,11 +15,17 @@ use random_model::RandomModel;
 
 const USAGE: &str = "usage: random-model list [ARCH] | random-model ARCH SHAPE TYPE FILE";
 
-/// All shapes of an architecture, the wide one last.
+/// The shapes of an architecture that results are compared on, the wide one last.
 fn shapes(arch: &'static str) -> Vec<RandomModel> {
     let mut all = random_shapes::shapes(arch);
     all.extend(random_shapes::wide(arch));
     all
+}
+
+/// Shapes to measure speed with, which no list names.
+fn large(arch: &'static str) -> impl Iterator<Item = RandomModel> {
+    let bench = random_shapes::bench(arch).into_iter();
+    bench.chain(random_shapes::flash(arch))
 }
 
 fn run(args: &[&str]) -> Result<(), String> {
@@ -36,9 +42,10 @@ fn run(args: &[&str]) -> Result<(), String> {
         }
         [arch, shape, ty, file] => {
             let arch = architectures.into_iter().find(|a| a == arch);
-            let models = shapes(arch.ok_or("no random models of this architecture")?);
-            let mut model = models
+            let arch = arch.ok_or("no random models of this architecture")?;
+            let mut model = shapes(arch)
                 .into_iter()
+                .chain(large(arch))
                 .find(|m| m.name == *shape)
                 .ok_or("no such shape")?;
             model.weight_type = GgmlType::ALL

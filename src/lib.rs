@@ -18,6 +18,8 @@ pub mod gguf;
 pub mod hub;
 pub mod imatrix;
 pub mod import;
+#[allow(unsafe_code, reason = "kernels read weights where they lie")]
+pub mod kernels;
 pub mod memory;
 pub mod model;
 pub mod planes;

@@ -20,7 +20,7 @@ use oxling::model::Model;
 
 use super::counts::Counts;
 use super::hub_args::HubArgs;
-use super::model_args::{CacheType, GpuLayers, LoadMode, OnOffAuto};
+use super::model_args::{CacheType, GpuLayers, KernelChoice, LoadMode, OnOffAuto};
 use compare::Other;
 use output::{Format, Printer};
 use plan::{Plan, PromptGen, Setup};
@@ -158,6 +158,16 @@ struct SetupArgs {
         default_value = "auto"
     )]
     flash_attn: Vec<OnOffAuto>,
+    /// Who multiplies with weights on the CPU: `own` kernels, or `ggml`'s; `own,ggml` compares them.
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_enum,
+        default_value = "own",
+        env = "OXLING_KERNELS"
+    )]
+    kernels: Vec<KernelChoice>,
     /// Blocks on GPUs: numbers, `all` or `auto` [-ngl].
     #[arg(
         long,

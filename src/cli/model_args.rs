@@ -131,6 +131,9 @@ pub struct ComputeArgs {
     /// Fused attention [-fa].
     #[arg(long = "flash-attn", value_name = "MODE", value_enum, default_value_t = OnOffAuto::Auto, env = "LLAMA_ARG_FLASH_ATTN")]
     pub flash_attn: OnOffAuto,
+    /// Who multiplies with weights on the CPU: our own kernels, where there are any, or ggml's.
+    #[arg(long, value_name = "WHOSE", value_enum, default_value_t = KernelChoice::Own, env = "OXLING_KERNELS")]
+    pub kernels: KernelChoice,
     /// Element type of the attention memory: f32, f16, bf16 or q8_0 [-ctk].
     #[arg(
         long = "cache-type-k",
@@ -157,6 +160,25 @@ pub enum LoadMode {
     Mmap,
     /// Read into fresh memory.
     None,
+}
+
+/// Whose kernels compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum KernelChoice {
+    /// Ours, for the types and machines they know.
+    Own,
+    /// ggml's alone.
+    Ggml,
+}
+
+impl KernelChoice {
+    /// Its value on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Ggml => "ggml",
+        }
+    }
 }
 
 /// A switch with a default of its own.
@@ -367,6 +389,7 @@ impl ComputeArgs {
                 OnOffAuto::Off => FlashAttention::Off,
                 OnOffAuto::Auto => FlashAttention::Auto,
             },
+            own_kernels: self.kernels == KernelChoice::Own,
             ..defaults
         })
     }

@@ -119,10 +119,16 @@ impl Graphs {
         self.places.iter().map(of).sum()
     }
 
+    /// Whether someone looks on.
+    pub fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
     /// The last call of this and [`Graphs::set_profiling`] decides.
     pub fn set_observer(&mut self, observer: Option<Observer>) {
         self.profiling = false;
         for place in &mut self.places {
+            place.compiled = None;
             place.sched.set_observer(observer.clone());
         }
         self.observer = observer;

@@ -77,6 +77,8 @@ pub struct EngineConfig {
     pub n_snapshots: u32,
     /// Run the MTP head with every step, so that its rows are filled.
     pub mtp: bool,
+    /// Let our own kernels compute the products they can, instead of ggml's.
+    pub own_kernels: bool,
 }
 
 impl Default for EngineConfig {
@@ -93,6 +95,7 @@ impl Default for EngineConfig {
             flash_attention: FlashAttention::Auto,
             n_snapshots: 1,
             mtp: false,
+            own_kernels: true,
         }
     }
 }
@@ -482,6 +485,8 @@ impl Engine {
         let start = Instant::now();
         let kernels = Kernels {
             attention: self.kernel.of_step(plan),
+            // Observers are told of ggml's products only.
+            own: self.config.own_kernels && !self.graphs.is_observed(),
             by_column: self.by_column.as_deref().unwrap_or_default(),
         };
         let compile = || compile(&self.model, &self.memory, kernels, plan, &topology);

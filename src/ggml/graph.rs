@@ -27,6 +27,13 @@ pub struct Tensor<'g> {
     brand: Brand<'g>,
 }
 
+/// The same tensor, not equal numbers.
+impl PartialEq for Tensor<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.raw == other.raw
+    }
+}
+
 impl Tensor<'_> {
     /// Extents, innermost first, padded with ones.
     pub fn ne(&self) -> [i64; 4] {

@@ -763,7 +763,7 @@ impl<'g> Builder<'g> {
     }
 
     /// Fails unless every element of `ids` is known to be below `rows`.
-    fn ensure_bound(&self, op: &'static str, ids: Tensor<'g>, rows: i64) -> Result<()> {
+    pub(super) fn ensure_bound(&self, op: &'static str, ids: Tensor<'g>, rows: i64) -> Result<()> {
         let bounded = self.bound(ids).is_some_and(|b| b <= rows.max(0) as u64);
         ensure(
             bounded,

@@ -444,7 +444,12 @@ unsafe extern "C" fn on_node(tensor: *mut sys::ggml_tensor, ask: bool, data: *mu
     let (op, ty) = unsafe {
         let source = tensor.as_ref().src[0];
         let ty = NonNull::new(source).and_then(|s| dtype_of(s.as_ref()));
-        (text(sys::ggml_op_desc(tensor.as_ptr())), ty)
+        // A node of ours says itself what it is.
+        let op = match tensor.as_ref().op {
+            sys::GGML_OP_CUSTOM => super::store::name_of(tensor),
+            _ => text(sys::ggml_op_desc(tensor.as_ptr())),
+        };
+        (op, ty)
     };
     recorder.entries.push((
         op,

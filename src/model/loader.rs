@@ -126,12 +126,18 @@ impl LayerPlacement {
 pub struct Weights {
     store: Arc<Store>,
     ids: Vec<TensorId>,
+    has_gpu: bool,
 }
 
 impl Weights {
     /// The tensors.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// Whether any are elsewhere than with the CPU.
+    pub fn has_gpu(&self) -> bool {
+        self.has_gpu
     }
 
     /// All of them.
@@ -463,6 +469,7 @@ impl<'a> Loader<'a> {
         Ok(Weights {
             store,
             ids: ids.into_iter().map(|(id, _)| id).collect(),
+            has_gpu: self.placement.has_gpu(),
         })
     }
 

@@ -10,6 +10,7 @@ pub mod blocks;
 mod error;
 pub mod hparams;
 pub mod loader;
+mod products;
 pub mod registry;
 pub mod step;
 

@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::loader::{WeightId, Weights};
+use super::products::Shared;
 use crate::ggml::{
     Builder, DType, Device, GgmlError, Graph, GraphError, Scheduler, Slot, Tensor, TensorId,
 };
@@ -22,6 +23,8 @@ pub enum AttentionKernel {
 pub struct Kernels<'a> {
     /// Attention.
     pub attention: AttentionKernel,
+    /// Whether our own kernels compute the products they can.
+    pub own: bool,
     /// Types of weights whose products round otherwise for several columns than for one: exact steps multiply them
     /// column by column.
     pub by_column: &'a [DType],
@@ -170,6 +173,7 @@ pub struct Step<'g, 'a> {
     outputs: Option<Tensor<'g>>,
     groups: Vec<GroupInputs<'g>>,
     mtp: Option<MtpInputs<'g>>,
+    shared: Shared<'g>,
 }
 
 /// Index inputs that pair each token with its predecessor's hidden state.
@@ -247,6 +251,7 @@ impl<'g, 'a> Step<'g, 'a> {
                 outputs,
                 groups,
                 mtp,
+                shared: Shared::default(),
             },
             inputs,
         ))
@@ -292,10 +297,29 @@ impl<'g, 'a> Step<'g, 'a> {
         self.plan.outputs.len()
     }
 
-    /// Whether products with `w` must be asked for column by column, with tokens on an axis of their own.
+    /// The model's weights.
+    pub fn weights(&self) -> &'a Weights {
+        self.weights
+    }
+
+    /// Whether our own kernels compute the products they can.
+    pub(super) fn own_kernels(&self) -> bool {
+        self.kernels.own
+    }
+
+    /// Activations that are in 8 bits already.
+    pub(super) fn shared(&self) -> &Shared<'g> {
+        &self.shared
+    }
+
+    /// Whether every token must get the bits it would get in a step of its own.
+    pub fn is_exact(&self) -> bool {
+        self.plan.kind.exact && self.plan.n_tokens() > 1
+    }
+
+    /// Whether ggml's products with `w` must be asked for column by column, with tokens on an axis of their own.
     pub fn by_column(&self, w: Tensor<'g>) -> bool {
-        let exact = self.plan.kind.exact && self.plan.n_tokens() > 1;
-        exact && self.kernels.by_column.contains(&w.dtype())
+        self.is_exact() && self.kernels.by_column.contains(&w.dtype())
     }
 
     /// A weight.
@@ -305,6 +329,10 @@ impl<'g, 'a> Step<'g, 'a> {
 
     /// `W x`, `x {width, n}`.
     pub fn linear(&self, w: WeightId, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        if let Some(matrix) = self.matrix(w, false)? {
+            let x = self.quantized(x, matrix.layout(), None)?;
+            return self.g.product(matrix, x, self.rounding());
+        }
         let w = self.weight(w)?;
         let ([width, n, ..], nb) = (x.ne(), x.nb());
         if n == 1 || !self.by_column(w) {

@@ -6,7 +6,7 @@ import { parseInline, safeHref } from "../../src/server/page/assets/inline.js";
 import { parse } from "../../src/server/page/assets/markdown.js";
 
 /** Long hostile texts may take this long; honest ones take a few milliseconds. */
-const MOST_MS = 1500;
+const MOST_MS = 4000;
 
 /** A short form of nodes and blocks, to compare by eye. */
 function brief(node) {

@@ -119,6 +119,8 @@ async function stream(state, body, response, gone) {
     }
     send({ ...choice(delta), ...(body.timings_per_token ? { timings: timings() } : {}) });
     if (state.delay) await sleep(state.delay);
+    // Fast, but not all at once: the page must have frames between.
+    else if (n % 50 === 0) await sleep(1);
   }
   send(choice({}, answer.finish ?? (answer.calls ? "tool_calls" : "stop")));
   const usage = { prompt_tokens: total, completion_tokens: n, total_tokens: total + n, prompt_tokens_details: { cached_tokens: cached } };

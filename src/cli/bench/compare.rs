@@ -17,10 +17,11 @@ use super::record::Record;
 /// What makes two results the same test.
 const TEST: [&str; 3] = ["n_prompt", "n_gen", "n_depth"];
 /// Settings by which one of several results is chosen, and whose difference is said.
-const SETTINGS: [&str; 6] = [
+const SETTINGS: [&str; 7] = [
     "n_threads",
     "type_k",
     "flash_attn",
+    "kernels",
     "n_ubatch",
     "n_batch",
     "n_gpu_layers",

@@ -40,7 +40,7 @@ struct Column {
 }
 
 /// Columns between those of the model and those of the result: field, title, width.
-const OPTIONAL: [(&str, &str, usize); 9] = [
+const OPTIONAL: [(&str, &str, usize); 10] = [
     ("n_gpu_layers", "ngl", 3),
     ("n_cpu_moe", "n_cpu_moe", 10),
     ("n_threads", "threads", 7),
@@ -48,6 +48,7 @@ const OPTIONAL: [(&str, &str, usize); 9] = [
     ("n_ubatch", "n_ubatch", 8),
     ("type_k", "type_k", 6),
     ("flash_attn", "fa", 3),
+    ("kernels", "kernels", 7),
     ("devices", "dev", 12),
     ("load_mode", "lm", 10),
 ];

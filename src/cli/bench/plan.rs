@@ -10,7 +10,9 @@ use oxling::bench::Test;
 
 use super::super::counts::{Counts, all};
 use super::super::errors::hinted;
-use super::super::model_args::{CacheType, ComputeArgs, GpuLayers, LoadMode, ModelArgs, OnOffAuto};
+use super::super::model_args::{
+    CacheType, ComputeArgs, GpuLayers, KernelChoice, LoadMode, ModelArgs, OnOffAuto,
+};
 use super::{BenchArgs, SetupArgs};
 
 /// A prompt and generation, `512,128`.
@@ -150,6 +152,7 @@ fn setups(args: &SetupArgs) -> Result<Vec<Setup>> {
         s.compute.cache_type_k = v
     });
     setups = cross(setups, &args.flash_attn, |s, v| s.compute.flash_attn = v);
+    setups = cross(setups, &args.kernels, |s, v| s.compute.kernels = v);
     let threads = all(&args.threads);
     if threads.contains(&0) {
         return Err(hinted("-t 0: no thread, no measurement", "name at least 1"));
@@ -185,6 +188,7 @@ fn first(args: &SetupArgs) -> Setup {
             threads: None,
             threads_batch: None,
             flash_attn: OnOffAuto::Auto,
+            kernels: KernelChoice::Own,
             cache_type_k: CacheType(oxling::ggml::DType::F16),
             cache_type_v: None,
         },
@@ -202,6 +206,7 @@ fn varied(args: &SetupArgs) -> Vec<&'static str> {
         ("n_ubatch", counts(&args.ubatch_size, 512)),
         ("type_k", args.cache_type_k != [type_k]),
         ("flash_attn", args.flash_attn != [OnOffAuto::Auto]),
+        ("kernels", args.kernels != [KernelChoice::Own]),
         ("devices", !args.device.is_empty()),
         ("load_mode", args.load_mode != [LoadMode::Auto]),
     ];

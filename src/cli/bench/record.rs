@@ -108,7 +108,7 @@ fn machine(model: &Model) -> Result<[(&'static str, Value); 9]> {
 }
 
 /// What the flags chose.
-fn settings(setup: &Setup, engine: &Engine) -> [(&'static str, Value); 25] {
+fn settings(setup: &Setup, engine: &Engine) -> [(&'static str, Value); 26] {
     let (given, config) = (&setup.model, engine.config());
     let row_type = config.row_type.name().to_ascii_lowercase();
     let devices = if given.device.is_empty() {
@@ -146,6 +146,7 @@ fn settings(setup: &Setup, engine: &Engine) -> [(&'static str, Value); 25] {
         ("main_gpu", json!(0)),
         ("no_kv_offload", json!(false)),
         ("flash_attn", json!(flash_attn)),
+        ("kernels", json!(setup.compute.kernels.name())),
         ("devices", json!(devices)),
         ("tensor_split", json!("0.00")),
         ("tensor_buft_overrides", json!("none")),

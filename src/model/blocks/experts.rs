@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use super::rotation::Rotation;
-use crate::ggml::{GraphError, Tensor};
+use crate::ggml::{GraphError, Matrix, Quantized, Tensor};
 use crate::model::loader::{Loader, Part, WeightId};
 use crate::model::step::Step;
 
@@ -16,14 +16,14 @@ pub struct ExpertMatrix {
 }
 
 /// What experts are applied to: `{n_in, n_used | 1, tokens}`, rotated at most once.
-pub struct ExpertInput<'g> {
+struct ExpertInput<'g> {
     plain: Tensor<'g>,
     rotated: OnceCell<Tensor<'g>>,
 }
 
 impl<'g> ExpertInput<'g> {
     /// Wraps the input of one or several matrices of the same width.
-    pub fn new(x: Tensor<'g>) -> Self {
+    fn new(x: Tensor<'g>) -> Self {
         Self {
             plain: x,
             rotated: OnceCell::new(),
@@ -44,12 +44,15 @@ impl ExpertMatrix {
     }
 
     /// The products with the chosen experts: `{n_out, n_used, tokens}`.
-    pub fn build<'g>(
+    fn build<'g>(
         &self,
         s: &Step<'g, '_>,
         x: &ExpertInput<'g>,
         chosen: Tensor<'g>,
     ) -> Result<Tensor<'g>, GraphError> {
+        if let Some((matrix, x)) = self.own(s, x.plain)? {
+            return s.g().expert_products(matrix, x, chosen, s.rounding());
+        }
         let input = match (&self.rotation, x.rotated.get()) {
             (None, _) => x.plain,
             (Some(_), Some(rotated)) => *rotated,
@@ -59,5 +62,58 @@ impl ExpertMatrix {
             }
         };
         s.g().mul_mat_id(s.weight(self.weight)?, input, chosen)
+    }
+
+    /// `silu(gate x) * (up x)` with the chosen experts: `{n_out, n_used, tokens}`. `x {n_in, 1, tokens}`.
+    pub fn swiglu<'g>(
+        gate: &Self,
+        up: &Self,
+        s: &Step<'g, '_>,
+        x: Tensor<'g>,
+        chosen: Tensor<'g>,
+    ) -> Result<Tensor<'g>, GraphError> {
+        if let (Some((g, x)), Some((u, _))) = (gate.own(s, x)?, up.own(s, x)?)
+            && g.is_like(&u)
+        {
+            return s.g().expert_swiglu(g, u, x, chosen, s.rounding());
+        }
+        let x = ExpertInput::new(x);
+        s.g()
+            .swiglu(gate.build(s, &x, chosen)?, up.build(s, &x, chosen)?)
+    }
+
+    /// The products of each choice's column with its expert, times `weights {1, n_used, tokens}`, added up:
+    /// `{n_out, tokens}`. `x {n_in, n_used, tokens}`.
+    pub fn sum<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        x: Tensor<'g>,
+        chosen: Tensor<'g>,
+        weights: Tensor<'g>,
+    ) -> Result<Tensor<'g>, GraphError> {
+        let g = s.g();
+        if let Some((matrix, x)) = self.own(s, x)? {
+            return g.expert_sum(matrix, x, chosen, weights, s.rounding());
+        }
+        let out = g.mul(self.build(s, &ExpertInput::new(x), chosen)?, weights)?;
+        let ([n_out, n_used, n, _], nb) = (out.ne(), out.nb());
+        let mut sum = g.view(out, &[n_out, n], &[nb[2]], 0)?;
+        for expert in 1..n_used as usize {
+            sum = g.add(sum, g.view(out, &[n_out, n], &[nb[2]], expert * nb[1])?)?;
+        }
+        Ok(sum)
+    }
+
+    /// The matrices and their input, if our own kernels compute the products.
+    fn own<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        x: Tensor<'g>,
+    ) -> Result<Option<(Matrix<'g>, Quantized<'g>)>, GraphError> {
+        let Some(matrix) = s.matrix(self.weight, self.rotation.is_some())? else {
+            return Ok(None);
+        };
+        let signs = self.rotation.as_ref().map(|r| r.signs(s)).transpose()?;
+        Ok(Some((matrix, s.quantized(x, matrix.layout(), signs)?)))
     }
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::decoder::FeedForward;
-use super::experts::{ExpertInput, ExpertMatrix};
+use super::experts::ExpertMatrix;
 use super::ffn::SwiGlu;
 use crate::ggml::{GraphError, Tensor};
 use crate::model::loader::{Loader, Part, Role, WeightId};
@@ -127,7 +127,7 @@ impl Moe {
 impl FeedForward for Moe {
     fn build<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
         let (g, p) = (s.g(), &self.params);
-        let (n_embd, n_used, n) = (i64::from(p.n_embd), i64::from(p.n_used), x.ne()[1]);
+        let (n_embd, n) = (i64::from(p.n_embd), x.ne()[1]);
         let scores = s.linear(self.router, x)?;
         let probs = match p.gating {
             Gating::Sigmoid => g.sigmoid(scores)?,
@@ -136,20 +136,9 @@ impl FeedForward for Moe {
         let chosen = self.choose(s, probs)?;
         let weights = self.weigh(s, probs, chosen)?;
 
-        let columns = ExpertInput::new(g.reshape(x, &[n_embd, 1, n])?);
-        let gate = self.gate.build(s, &columns, chosen)?;
-        let up = self.up.build(s, &columns, chosen)?;
-        let hidden = ExpertInput::new(g.swiglu(gate, up)?);
-        let out = g.mul(self.down.build(s, &hidden, chosen)?, weights)?;
-
-        let nb = out.nb();
-        let mut sum = g.view(out, &[n_embd, n], &[nb[2]], 0)?;
-        for expert in 1..n_used {
-            sum = g.add(
-                sum,
-                g.view(out, &[n_embd, n], &[nb[2]], expert as usize * nb[1])?,
-            )?;
-        }
+        let columns = g.reshape(x, &[n_embd, 1, n])?;
+        let hidden = ExpertMatrix::swiglu(&self.gate, &self.up, s, columns, chosen)?;
+        let sum = self.down.sum(s, hidden, chosen, weights)?;
         match &self.shared {
             Some(shared) => g.add(shared.build(s, x)?, sum),
             // A single expert's output is a window of a larger tensor.

@@ -57,6 +57,11 @@ impl Rotation {
         Self { signs, form }
     }
 
+    /// The signs `{width}`.
+    pub fn signs<'g>(&self, s: &Step<'g, '_>) -> Result<Tensor<'g>, GraphError> {
+        s.weight(self.signs)
+    }
+
     /// `x {width, a, b}` F32 to `{2 width, a, b}`.
     pub fn build<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
         let form = match self.form {

@@ -1,0 +1,121 @@
+//! Activations in 8 bits: what weights are multiplied with.
+
+/// Weights a record stands for.
+pub const RECORD_WEIGHTS: usize = 128;
+
+/// How a record's numbers are arranged and scaled: each weight format wants one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// Four blocks of 32, each with its own scale. `q` holds the first halves of the four blocks, then the second
+    /// halves: as formats that keep two weights in a byte yield them.
+    Blocks,
+    /// One scale for all, `q` in order: for binary planes, whose activations are rotated and have no outliers.
+    Whole,
+}
+
+/// 128 activations of one column.
+///
+/// Kernels multiply with unsigned bytes `w + 128`; `init` and `sums` take the 128 back.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Record {
+    /// The numbers, arranged by [`Layout`].
+    pub q: [i8; RECORD_WEIGHTS],
+    /// `-128` times the sum of those `q` that a 512-bit dot product adds up in this lane of 32 bits.
+    pub init: [i32; 16],
+    /// Scale of each block of 32: an activation is `q * scale`.
+    pub scales: [f32; 4],
+    /// `-128` times the sum of `q` in each block of 32; in [`Layout::Whole`] the first is the sum of all.
+    pub sums: [i32; 4],
+    /// Whole cache lines.
+    _pad: [u32; 8],
+}
+
+impl Record {
+    /// A record of zeros.
+    pub const ZERO: Self = Self {
+        q: [0; RECORD_WEIGHTS],
+        init: [0; 16],
+        scales: [0.0; 4],
+        sums: [0; 4],
+        _pad: [0; 8],
+    };
+
+    /// The activation at `index` of 0 to 127, as the kernels see it.
+    pub fn value(&self, layout: Layout, index: usize) -> f32 {
+        f32::from(self.q[place(layout, index)]) * self.scales[index / 32]
+    }
+
+    /// Quantises up to 128 numbers; those that are missing are zero. Numbers that are not finite become zero.
+    #[inline(always)]
+    pub(super) fn fill(&mut self, layout: Layout, x: &[f32]) {
+        let mut full = [0.0f32; RECORD_WEIGHTS];
+        for (to, from) in full.iter_mut().zip(x) {
+            *to = if from.is_finite() { *from } else { 0.0 };
+        }
+        let size = match layout {
+            Layout::Blocks => 32,
+            Layout::Whole => RECORD_WEIGHTS,
+        };
+        for (b, block) in full.chunks_exact(size).enumerate() {
+            let mut max = 0.0f32;
+            for v in block {
+                max = if v.abs() > max { v.abs() } else { max };
+            }
+            let scale = max / 127.0;
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+            for (i, v) in block.iter().enumerate() {
+                let q = (v * inverse).round_ties_even();
+                self.q[place(layout, b * size + i)] = q as i8;
+            }
+            for s in &mut self.scales[b * size / 32..(b + 1) * size / 32] {
+                *s = scale;
+            }
+        }
+        self.sum(layout);
+    }
+
+    #[inline(always)]
+    fn sum(&mut self, layout: Layout) {
+        let lane = |i: usize| {
+            let four = |at: usize| {
+                self.q[at..at + 4]
+                    .iter()
+                    .map(|&q| i32::from(q))
+                    .sum::<i32>()
+            };
+            -128 * (four(4 * i) + four(64 + 4 * i))
+        };
+        self.init = std::array::from_fn(lane);
+        self.sums = match layout {
+            Layout::Blocks => std::array::from_fn(|b| self.init[4 * b..4 * b + 4].iter().sum()),
+            Layout::Whole => [self.init.iter().sum(), 0, 0, 0],
+        };
+    }
+}
+
+/// Where number `index` of a record lies in `q`.
+#[inline(always)]
+pub(super) fn place(layout: Layout, index: usize) -> usize {
+    match layout {
+        Layout::Whole => index,
+        Layout::Blocks => {
+            let (block, i) = (index / 32, index % 32);
+            i / 16 * 64 + block * 16 + i % 16
+        }
+    }
+}
+
+/// Records of a column of `width` numbers.
+pub fn records_per_row(width: usize) -> usize {
+    width.div_ceil(RECORD_WEIGHTS)
+}
+
+/// Bytes for `columns` columns of `width` numbers, with room to align the first record.
+pub fn quantize_bytes(width: usize, columns: usize) -> Option<usize> {
+    records_per_row(width)
+        .checked_mul(size_of::<Record>())?
+        .checked_mul(columns)?
+        .checked_add(align_of::<Record>())
+}

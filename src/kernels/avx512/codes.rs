@@ -1,0 +1,233 @@
+//! From the bytes of a file to bytes for the dot product, 128 weights of a row at a time.
+
+use std::arch::x86_64::*;
+
+/// A format in blocks of 32, four of which make a record.
+pub trait Codes {
+    /// Bytes of a block.
+    const BLOCK_BYTES: usize;
+    /// Bytes of a record.
+    const BYTES: usize = 4 * Self::BLOCK_BYTES;
+
+    /// The weights plus 128: first halves of the four blocks, then second halves. And the four scales.
+    ///
+    /// # Safety
+    /// `BYTES` bytes can be read at `p`, and the CPU has what [`super::available`] asks for.
+    unsafe fn load(p: *const u8) -> (__m512i, __m512i, __m128);
+
+    /// The same for one record of each of 16 rows, transposed: step `k` gets four weights of every row in its register
+    /// `half`, in the order of a record's `q`. The scales come as one register per block.
+    ///
+    /// # Safety
+    /// As [`Self::load`], for every row.
+    unsafe fn load16(
+        rows: &[*const u8; 16],
+        half: usize,
+        out: &mut [[__m512i; 2]; 32],
+    ) -> [__m512; 4];
+}
+
+/// 16 levels, or numbers less 8: 4 bits of index in either case.
+pub struct FourBit<const LINEAR: bool>;
+
+/// IQ4_NL's levels plus 128.
+const NON_LINEAR: [u8; 16] = [
+    1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241,
+];
+/// Q4_0's numbers plus 128.
+const LINEAR: [u8; 16] = [
+    120, 121, 122, 123, 124, 125, 126, 127, 128, 129, 130, 131, 132, 133, 134, 135,
+];
+
+/// Where the 32 words of nibbles of four 18-byte blocks lie among 36.
+const NIBBLES: [u16; 32] = {
+    let mut index = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        index[i] = (9 * (i / 8) + 1 + i % 8) as u16;
+        i += 1;
+    }
+    index
+};
+
+/// Where their scales lie.
+const SCALES: [u16; 8] = [0, 9, 18, 27, 0, 0, 0, 0];
+
+impl<const L: bool> FourBit<L> {
+    /// The nibbles of four blocks, and their scales.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn raw(p: *const u8) -> (__m512i, __m128) {
+        // SAFETY: 72 bytes can be read, by the caller's word; the tables are as long as a register.
+        unsafe {
+            let first = _mm512_loadu_si512(p.cast());
+            let last = _mm512_castsi128_si512(_mm_loadl_epi64(p.add(64).cast()));
+            let index = _mm512_loadu_si512(NIBBLES.as_ptr().cast());
+            let nibbles = _mm512_permutex2var_epi16(first, index, last);
+            let index = _mm512_castsi128_si512(_mm_loadu_si128(SCALES.as_ptr().cast()));
+            let scales = _mm512_castsi512_si128(_mm512_permutexvar_epi16(index, first));
+            (nibbles, _mm_cvtph_ps(scales))
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn levels(nibbles: __m512i) -> (__m512i, __m512i) {
+        let table = if L { &LINEAR } else { &NON_LINEAR };
+        // SAFETY: the table has 16 bytes.
+        let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
+        let mask = _mm512_set1_epi8(15);
+        let low = _mm512_and_si512(nibbles, mask);
+        let high = _mm512_and_si512(_mm512_srli_epi16::<4>(nibbles), mask);
+        (
+            _mm512_shuffle_epi8(table, low),
+            _mm512_shuffle_epi8(table, high),
+        )
+    }
+}
+
+impl<const L: bool> Codes for FourBit<L> {
+    const BLOCK_BYTES: usize = 18;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn load(p: *const u8) -> (__m512i, __m512i, __m128) {
+        // SAFETY: the caller's word.
+        let (nibbles, scales) = unsafe { Self::raw(p) };
+        let (low, high) = Self::levels(nibbles);
+        (low, high, scales)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn load16(
+        rows: &[*const u8; 16],
+        half: usize,
+        out: &mut [[__m512i; 2]; 32],
+    ) -> [__m512; 4] {
+        let mut nibbles = [_mm512_setzero_si512(); 16];
+        let mut by_row = [_mm_setzero_ps(); 16];
+        for ((row, n), s) in rows.iter().zip(&mut nibbles).zip(&mut by_row) {
+            // SAFETY: the caller's word.
+            (*n, *s) = unsafe { Self::raw(*row) };
+        }
+        transpose(&mut nibbles);
+        for (k, n) in nibbles.iter().enumerate() {
+            (out[k][half], out[16 + k][half]) = Self::levels(*n);
+        }
+        transpose_scales(&by_row)
+    }
+}
+
+/// Signed bytes.
+pub struct EightBit;
+
+impl EightBit {
+    /// One half of each of four 34-byte blocks, as unsigned bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn half(p: *const u8) -> __m512i {
+        // SAFETY: the caller's word: `p` points 2 or 18 bytes into four blocks.
+        unsafe {
+            let load = |block: usize| _mm_loadu_si128(p.add(34 * block).cast());
+            let x = _mm512_castsi128_si512(load(0));
+            let x = _mm512_inserti32x4::<1>(x, load(1));
+            let x = _mm512_inserti32x4::<2>(x, load(2));
+            let x = _mm512_inserti32x4::<3>(x, load(3));
+            _mm512_xor_si512(x, _mm512_set1_epi8(-128))
+        }
+    }
+}
+
+impl Codes for EightBit {
+    const BLOCK_BYTES: usize = 34;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn load(p: *const u8) -> (__m512i, __m512i, __m128) {
+        // SAFETY: 136 bytes can be read, by the caller's word.
+        unsafe {
+            let scale = |block: usize| i32::from(p.add(34 * block).cast::<u16>().read_unaligned());
+            let scales = _mm_set_epi32(0, 0, scale(2) | scale(3) << 16, scale(0) | scale(1) << 16);
+            (
+                Self::half(p.add(2)),
+                Self::half(p.add(18)),
+                _mm_cvtph_ps(scales),
+            )
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn load16(
+        rows: &[*const u8; 16],
+        half: usize,
+        out: &mut [[__m512i; 2]; 32],
+    ) -> [__m512; 4] {
+        let mut low = [_mm512_setzero_si512(); 16];
+        let mut high = [_mm512_setzero_si512(); 16];
+        let mut by_row = [_mm_setzero_ps(); 16];
+        for (r, row) in rows.iter().enumerate() {
+            // SAFETY: the caller's word.
+            (low[r], high[r], by_row[r]) = unsafe { Self::load(*row) };
+        }
+        transpose(&mut low);
+        transpose(&mut high);
+        for k in 0..16 {
+            (out[k][half], out[16 + k][half]) = (low[k], high[k]);
+        }
+        transpose_scales(&by_row)
+    }
+}
+
+/// Transposes 16 rows of 16 lanes of 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn transpose(x: &mut [__m512i; 16]) {
+    let mut y = *x;
+    for i in 0..8 {
+        y[2 * i] = _mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
+        y[2 * i + 1] = _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
+    }
+    for i in 0..4 {
+        let (a, b, c, d) = (y[4 * i], y[4 * i + 1], y[4 * i + 2], y[4 * i + 3]);
+        x[4 * i] = _mm512_unpacklo_epi64(a, c);
+        x[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
+        x[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
+        x[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    // Lane group j of x[4i + c] now holds column 4j + c of rows 4i to 4i + 3.
+    for c in 0..4 {
+        let (a, b, d, e) = (x[c], x[4 + c], x[8 + c], x[12 + c]);
+        let low = _mm512_shuffle_i32x4::<0x44>(a, b);
+        let high = _mm512_shuffle_i32x4::<0xee>(a, b);
+        let low2 = _mm512_shuffle_i32x4::<0x44>(d, e);
+        let high2 = _mm512_shuffle_i32x4::<0xee>(d, e);
+        y[c] = _mm512_shuffle_i32x4::<0x88>(low, low2);
+        y[4 + c] = _mm512_shuffle_i32x4::<0xdd>(low, low2);
+        y[8 + c] = _mm512_shuffle_i32x4::<0x88>(high, high2);
+        y[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high, high2);
+    }
+    *x = y;
+}
+
+/// Four scales of each of 16 rows to 16 rows' scale of each of four blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn transpose_scales(rows: &[__m128; 16]) -> [__m512; 4] {
+    let four = |i: usize| {
+        let x = _mm512_castps128_ps512(rows[i]);
+        let x = _mm512_insertf32x4::<1>(x, rows[i + 4]);
+        let x = _mm512_insertf32x4::<2>(x, rows[i + 8]);
+        _mm512_insertf32x4::<3>(x, rows[i + 12])
+    };
+    let (a, b, c, d) = (four(0), four(1), four(2), four(3));
+    let (ab0, ab1) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let (cd0, cd1) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    [
+        _mm512_shuffle_ps::<0x44>(ab0, cd0),
+        _mm512_shuffle_ps::<0xee>(ab0, cd0),
+        _mm512_shuffle_ps::<0x44>(ab1, cd1),
+        _mm512_shuffle_ps::<0xee>(ab1, cd1),
+    ]
+}

@@ -1,0 +1,136 @@
+//! Many columns: 32 unpacked rows times 6 columns at a time.
+
+use std::arch::x86_64::*;
+
+use crate::kernels::{RECORD_WEIGHTS, Record};
+
+/// Rows of a panel: two registers.
+pub const PANEL_ROWS: usize = 32;
+/// Records of a panel: 16 KiB of weights, which stay in the first cache.
+pub const PANEL_RECORDS: usize = 4;
+/// Columns of a tile: 12 sums of whole numbers and 12 of floating point fit the registers.
+pub const TILE_COLUMNS: usize = 6;
+
+/// Weights of a record in steps of four.
+const STEPS: usize = RECORD_WEIGHTS / 4;
+
+/// 32 rows of up to 512 weights, four weights of every row side by side, plus 128.
+pub struct Panel {
+    pub(super) codes: [[[__m512i; 2]; STEPS]; PANEL_RECORDS],
+    pub(super) scales: [[__m512; 2]; 4 * PANEL_RECORDS],
+    pub(super) n_records: usize,
+    /// Scales per record: 4, or 1 if activations have one scale per record as well.
+    pub(super) per_record: usize,
+}
+
+impl Panel {
+    /// An empty panel.
+    pub fn new() -> Box<Self> {
+        // SAFETY: all its fields are numbers, for which zeros are valid.
+        unsafe { Box::<Self>::new_zeroed().assume_init() }
+    }
+
+    /// Records it holds.
+    pub fn n_records(&self) -> usize {
+        self.n_records
+    }
+}
+
+/// Adds the panel's products with up to [`TILE_COLUMNS`] columns to `sums`. A column starts at the panel's first record.
+///
+/// # Safety
+/// Each column has as many records as the panel, and the CPU has what [`super::available`] asks for.
+pub unsafe fn tile(panel: &Panel, columns: &[*const Record], sums: &mut [[f32; PANEL_ROWS]]) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match *columns {
+            [a] => by_groups(panel, [a], sums),
+            [a, b] => by_groups(panel, [a, b], sums),
+            [a, b, c] => by_groups(panel, [a, b, c], sums),
+            [a, b, c, d] => by_groups(panel, [a, b, c, d], sums),
+            [a, b, c, d, e] => by_groups(panel, [a, b, c, d, e], sums),
+            [a, b, c, d, e, f] => by_groups(panel, [a, b, c, d, e, f], sums),
+            _ => {}
+        }
+    }
+}
+
+unsafe fn by_groups<const C: usize>(
+    panel: &Panel,
+    columns: [*const Record; C],
+    sums: &mut [[f32; PANEL_ROWS]],
+) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match panel.per_record {
+            1 => multiply::<C, 1>(panel, &columns, sums),
+            _ => multiply::<C, 4>(panel, &columns, sums),
+        }
+    }
+}
+
+/// `G` groups of weights with a scale of their own make a record.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
+unsafe fn multiply<const C: usize, const G: usize>(
+    panel: &Panel,
+    columns: &[*const Record; C],
+    sums: &mut [[f32; PANEL_ROWS]],
+) {
+    let mut total = [[_mm512_setzero_ps(); 2]; C];
+    for (total, sums) in total.iter_mut().zip(&*sums) {
+        // SAFETY: 32 numbers.
+        *total = unsafe {
+            [
+                _mm512_loadu_ps(sums.as_ptr()),
+                _mm512_loadu_ps(sums.as_ptr().add(16)),
+            ]
+        };
+    }
+    for k in 0..panel.n_records {
+        // SAFETY: the caller's word.
+        let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
+        let codes = &panel.codes[k];
+        for g in 0..G {
+            let mut t = [[_mm512_setzero_si512(); 2]; C];
+            for (t, x) in t.iter_mut().zip(x) {
+                *t = [_mm512_set1_epi32(x.sums[g]); 2];
+            }
+            for i in 0..STEPS / G {
+                let step = step::<G>(g, i);
+                let [a, b] = codes[step];
+                for (t, x) in t.iter_mut().zip(x) {
+                    // SAFETY: a record has 32 times four numbers.
+                    let q = unsafe { x.q.as_ptr().cast::<i32>().add(step).read() };
+                    let q = _mm512_set1_epi32(q);
+                    t[0] = _mm512_dpbusd_epi32(t[0], a, q);
+                    t[1] = _mm512_dpbusd_epi32(t[1], b, q);
+                }
+            }
+            let [a, b] = panel.scales[G * k + g];
+            for ((t, x), total) in t.iter().zip(x).zip(&mut total) {
+                let scale = _mm512_set1_ps(x.scales[g]);
+                total[0] =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(t[0]), _mm512_mul_ps(a, scale), total[0]);
+                total[1] =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(t[1]), _mm512_mul_ps(b, scale), total[1]);
+            }
+        }
+    }
+    for (total, sums) in total.iter().zip(sums) {
+        // SAFETY: 32 numbers.
+        unsafe {
+            _mm512_storeu_ps(sums.as_mut_ptr(), total[0]);
+            _mm512_storeu_ps(sums.as_mut_ptr().add(16), total[1]);
+        }
+    }
+}
+
+/// Which four weights of a record come `i`-th in group `g`: first halves of all blocks precede the second halves.
+#[inline(always)]
+const fn step<const G: usize>(g: usize, i: usize) -> usize {
+    if G == 1 {
+        i
+    } else {
+        i / 4 * 16 + 4 * g + i % 4
+    }
+}

@@ -1,0 +1,503 @@
+//! Every kernel against sums in f64 over the decoded weights, on ragged sizes.
+
+use super::activation::records_per_row;
+use super::*;
+
+/// F32 sums of up to a thousand products, relative to the sum of their sizes.
+const TOLERANCE: f64 = 2e-6;
+/// The same for planes, whose levels become whole numbers.
+const PLANES_TOLERANCE: f64 = 1e-3;
+
+const FORMATS: [Format; 4] = [Format::Iq4Nl, Format::Q4_0, Format::Q8_0, Format::Planes];
+const ALONE: Share = Share { index: 0, of: 1 };
+/// IQ4_NL's levels, from ggml's table.
+const LEVELS: [i32; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
+
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u32 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) as u32
+    }
+
+    /// From -1 to 1.
+    fn number(&mut self) -> f32 {
+        self.next() as f32 / (1u32 << 30) as f32 - 1.0
+    }
+}
+
+/// Random rows of a format.
+fn weights(format: Format, width: usize, n_rows: usize, noise: &mut Noise) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..format.row_bytes(width) * n_rows)
+        .map(|_| noise.next() as u8)
+        .collect();
+    for row in bytes.chunks_exact_mut(format.row_bytes(width)) {
+        let norm = 0.01 + 0.01 * noise.number().abs();
+        let n_blocks = row.len() / block_bytes(format);
+        for (i, block) in row.chunks_exact_mut(block_bytes(format)).enumerate() {
+            let scale = match format {
+                Format::Planes if i < n_blocks / 2 => norm,
+                Format::Planes => norm * 0.54,
+                _ => 0.01 * noise.number(),
+            };
+            block[..2].copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
+        }
+    }
+    bytes
+}
+
+fn block_bytes(format: Format) -> usize {
+    match format {
+        Format::Iq4Nl | Format::Q4_0 | Format::Planes => 18,
+        Format::Q8_0 => 34,
+    }
+}
+
+/// A row as numbers.
+fn decode(format: Format, row: &[u8]) -> Vec<f64> {
+    let blocks = row.chunks_exact(block_bytes(format)).map(|b| {
+        let scale = half::f16::from_le_bytes([b[0], b[1]]).to_f64();
+        let numbers: Vec<i32> = match format {
+            Format::Iq4Nl => (0..32)
+                .map(|i| LEVELS[usize::from(b[2 + i % 16] >> (i / 16 * 4) & 15)])
+                .collect(),
+            Format::Q4_0 => (0..32)
+                .map(|i| i32::from(b[2 + i % 16] >> (i / 16 * 4) & 15) - 8)
+                .collect(),
+            Format::Q8_0 => b[2..].iter().map(|v| i32::from(*v as i8)).collect(),
+            Format::Planes => (0..128)
+                .map(|i| i32::from(b[2 + i / 8] >> (i % 8) & 1) * 2 - 1)
+                .collect(),
+        };
+        numbers
+            .into_iter()
+            .map(move |n| f64::from(n) * scale)
+            .collect::<Vec<_>>()
+    });
+    let all: Vec<f64> = blocks.flatten().collect();
+    match format {
+        Format::Planes => {
+            let (s, u) = all.split_at(all.len() / 2);
+            s.iter().zip(u).map(|(s, u)| s + u).collect()
+        }
+        _ => all,
+    }
+}
+
+struct Case {
+    format: Format,
+    width: usize,
+    n_rows: usize,
+    n_expert: usize,
+    bytes: Vec<u8>,
+}
+
+impl Case {
+    fn new(
+        format: Format,
+        width: usize,
+        n_rows: usize,
+        n_expert: usize,
+        noise: &mut Noise,
+    ) -> Self {
+        let bytes = weights(format, width, n_rows * n_expert, noise);
+        Self {
+            format,
+            width,
+            n_rows,
+            n_expert,
+            bytes,
+        }
+    }
+
+    fn rows(&self) -> Rows {
+        Rows {
+            data: self.bytes.as_ptr(),
+            stride: self.format.row_bytes(self.width),
+            n_rows: self.n_rows,
+            width: self.width,
+            format: self.format,
+        }
+    }
+
+    fn experts(&self, ids: &[i32], n_used: usize) -> Experts {
+        Experts {
+            n_expert: self.n_expert,
+            n_used,
+            n_tokens: ids.len() / n_used,
+            ids: ids.as_ptr(),
+            ids_stride: n_used,
+            expert_stride: self.format.row_bytes(self.width) * self.n_rows,
+        }
+    }
+
+    /// The product of a row with a column as it was quantised, and the sum of the sizes of its terms.
+    fn product(&self, expert: usize, row: usize, column: &[Record]) -> (f64, f64) {
+        let bytes = self.format.row_bytes(self.width);
+        let row = &self.bytes[(expert * self.n_rows + row) * bytes..][..bytes];
+        let layout = self.format.layout();
+        let term = |(i, w): (usize, f64)| w * f64::from(column[i / 128].value(layout, i % 128));
+        let terms: Vec<f64> = decode(self.format, row)
+            .into_iter()
+            .enumerate()
+            .map(term)
+            .collect();
+        (terms.iter().sum(), terms.iter().map(|t| t.abs()).sum())
+    }
+
+    fn tolerance(&self) -> f64 {
+        if self.format == Format::Planes {
+            PLANES_TOLERANCE
+        } else {
+            TOLERANCE
+        }
+    }
+}
+
+fn columns(layout: Layout, width: usize, n: usize, noise: &mut Noise) -> Vec<Record> {
+    let x: Vec<f32> = (0..width * n).map(|_| noise.number()).collect();
+    let mut out = vec![Record::ZERO; records_per_row(width) * n];
+    // SAFETY: the caller asked for the features; there is room for all records.
+    unsafe {
+        quantize(
+            layout,
+            width,
+            n,
+            |i| &x[i * width..(i + 1) * width],
+            out.as_mut_ptr(),
+            ALONE,
+        )
+    };
+    for (i, x) in x.chunks_exact(width).enumerate() {
+        for (k, v) in x.iter().enumerate() {
+            let record = &out[i * records_per_row(width) + k / 128];
+            let error = (record.value(layout, k % 128) - v).abs();
+            assert!(
+                error <= record.scales[k % 128 / 32] * 0.5001,
+                "{layout:?} {k}: off by {error}"
+            );
+        }
+    }
+    out
+}
+
+fn check(case: &Case, expert: usize, row: usize, column: &[Record], found: f32) {
+    let (wanted, size) = case.product(expert, row, column);
+    let error = (f64::from(found) - wanted).abs();
+    assert!(
+        error <= case.tolerance() * size.max(1e-9),
+        "{:?} {}x{} row {row} of expert {expert}: {found}, not {wanted}",
+        case.format,
+        case.width,
+        case.n_rows,
+    );
+}
+
+/// Rows that are no whole panels, columns that are no whole tiles, widths that are no whole records.
+#[test]
+fn matrices_times_columns() {
+    if !available() {
+        return;
+    }
+    let mut noise = Noise(1);
+    for format in FORMATS {
+        for (width, n_rows) in [
+            (128, 1),
+            (160, 3),
+            (512, 32),
+            (608, 33),
+            (1024, 70),
+            (896, 64),
+        ] {
+            let width = width / format.block() * format.block();
+            let case = Case::new(format, width, n_rows, 1, &mut noise);
+            for n in [1, 2, 3, 4, 5, 9, 10, 13, 23] {
+                let records = columns(format.layout(), width, n, &mut noise);
+                let x = Columns {
+                    data: records.as_ptr(),
+                    n,
+                    width,
+                    rounding: Rounding::Fast,
+                };
+                for of in [1, 2, 3] {
+                    let mut out = vec![f32::NAN; n_rows * n];
+                    for index in 0..of {
+                        // SAFETY: all of it is there, and the features were asked for.
+                        unsafe { linear(&case.rows(), &x, out.as_mut_ptr(), Share { index, of }) };
+                    }
+                    for (i, found) in out.iter().enumerate() {
+                        let per_row = records_per_row(width);
+                        let column = &records[i / n_rows * per_row..][..per_row];
+                        check(&case, 0, i % n_rows, column, *found);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What checks of guesses rely on: a column's bits are the same alone and in company, for any number of threads.
+#[test]
+fn few_columns_round_alike() {
+    if !available() {
+        return;
+    }
+    let mut noise = Noise(2);
+    for format in FORMATS {
+        let (width, n_rows) = (1024, 67);
+        let case = Case::new(format, width, n_rows, 1, &mut noise);
+        let many = 2 * FEW_COLUMNS;
+        let records = columns(format.layout(), width, many, &mut noise);
+        let product = |first: usize, n: usize, of: usize, rounding: Rounding| {
+            let data = records[first * records_per_row(width)..].as_ptr();
+            let mut out = vec![f32::NAN; n_rows * n];
+            for index in 0..of {
+                let x = Columns {
+                    data,
+                    n,
+                    width,
+                    rounding,
+                };
+                // SAFETY: as above.
+                unsafe { linear(&case.rows(), &x, out.as_mut_ptr(), Share { index, of }) };
+            }
+            out
+        };
+        for (n, rounding) in [(FEW_COLUMNS, Rounding::Fast), (many, Rounding::Alone)] {
+            let together = product(0, n, 2, rounding);
+            for column in 0..n {
+                let alone = product(column, 1, 3, Rounding::Fast);
+                assert_eq!(
+                    alone,
+                    together[column * n_rows..][..n_rows],
+                    "{format:?} {column} of {n}"
+                );
+            }
+        }
+    }
+}
+
+/// Few and many tokens per expert; experts without tokens; a token twice at one expert; one column for all choices or
+/// one for each.
+#[test]
+fn experts_times_their_tokens() {
+    if !available() {
+        return;
+    }
+    let mut noise = Noise(3);
+    for format in FORMATS {
+        let (width, n_rows, n_expert, n_used) = (256, 72, 5, 3);
+        let case = Case::new(format, width, n_rows, n_expert, &mut noise);
+        let other = Case::new(format, width, n_rows, n_expert, &mut noise);
+        for n_tokens in [1, 2, 9, 60] {
+            let mut ids: Vec<i32> = (0..n_tokens * n_used)
+                .map(|_| (noise.next() % 4) as i32)
+                .collect();
+            ids[0] = ids[1];
+            let e = case.experts(&ids, n_used);
+            let per_row = records_per_row(width);
+            for n in [n_tokens, n_tokens * n_used] {
+                let records = columns(format.layout(), width, n, &mut noise);
+                let x = Columns {
+                    data: records.as_ptr(),
+                    n,
+                    width,
+                    rounding: Rounding::Fast,
+                };
+                let column = |choice: usize| {
+                    let i = if n == n_tokens {
+                        choice / n_used
+                    } else {
+                        choice
+                    };
+                    &records[i * per_row..][..per_row]
+                };
+                let mut out = vec![f32::NAN; n_rows * ids.len()];
+                for index in 0..2 {
+                    // SAFETY: as above.
+                    unsafe {
+                        experts(
+                            &case.rows(),
+                            &e,
+                            &x,
+                            out.as_mut_ptr(),
+                            Share { index, of: 2 },
+                        )
+                    };
+                }
+                for (i, found) in out.iter().enumerate() {
+                    let choice = i / n_rows;
+                    check(
+                        &case,
+                        ids[choice] as usize,
+                        i % n_rows,
+                        column(choice),
+                        *found,
+                    );
+                }
+                if n == n_tokens {
+                    gated(&case, &other, &e, &ids, &x, &column);
+                } else {
+                    summed(&case, &e, &ids, &x, &column, &mut noise);
+                }
+            }
+        }
+    }
+}
+
+fn gated<'a>(
+    case: &Case,
+    other: &Case,
+    e: &Experts,
+    ids: &[i32],
+    x: &Columns,
+    column: &dyn Fn(usize) -> &'a [Record],
+) {
+    let n_rows = case.n_rows;
+    let mut out = vec![f32::NAN; n_rows * ids.len()];
+    for index in 0..3 {
+        let share = Share { index, of: 3 };
+        // SAFETY: as above.
+        unsafe { swiglu_experts(&case.rows(), &other.rows(), e, x, out.as_mut_ptr(), share) };
+    }
+    for (i, found) in out.iter().enumerate() {
+        let (choice, row) = (i / n_rows, i % n_rows);
+        let expert = ids[choice] as usize;
+        let (gate, size) = case.product(expert, row, column(choice));
+        let (up, up_size) = other.product(expert, row, column(choice));
+        let wanted = gate / (1.0 + (-gate).exp()) * up;
+        let bound = 2.0 * case.tolerance() * size * up_size.max(1.0) + 1e-6;
+        assert!(
+            (f64::from(*found) - wanted).abs() <= bound,
+            "{:?}: {found}, not {wanted}",
+            case.format
+        );
+    }
+}
+
+fn summed<'a>(
+    case: &Case,
+    e: &Experts,
+    ids: &[i32],
+    x: &Columns,
+    column: &dyn Fn(usize) -> &'a [Record],
+    noise: &mut Noise,
+) {
+    let n_rows = case.n_rows;
+    let weights: Vec<f32> = ids.iter().map(|_| noise.number()).collect();
+    let mut out = vec![f32::NAN; n_rows * e.n_tokens];
+    for index in 0..2 {
+        let share = Share { index, of: 2 };
+        // SAFETY: as above.
+        unsafe {
+            experts_sum(
+                &case.rows(),
+                e,
+                x,
+                weights.as_ptr(),
+                out.as_mut_ptr(),
+                share,
+            )
+        };
+    }
+    for (i, found) in out.iter().enumerate() {
+        let (token, row) = (i / n_rows, i % n_rows);
+        let (mut wanted, mut size) = (0.0, 0.0);
+        for choice in token * e.n_used..(token + 1) * e.n_used {
+            let (v, s) = case.product(ids[choice] as usize, row, column(choice));
+            wanted += f64::from(weights[choice]) * v;
+            size += s;
+        }
+        assert!(
+            (f64::from(*found) - wanted).abs() <= case.tolerance() * size,
+            "{:?}: {found}, not {wanted}",
+            case.format
+        );
+    }
+}
+
+/// Choices that no expert answers to must neither be followed nor leave anything unwritten in a sum.
+#[test]
+fn ids_out_of_range_are_left_out() {
+    if !available() {
+        return;
+    }
+    let mut noise = Noise(4);
+    let case = Case::new(Format::Q8_0, 128, 32, 2, &mut noise);
+    let records = columns(Layout::Blocks, 128, 2, &mut noise);
+    let ids = [-1, i32::MAX];
+    let x = Columns {
+        data: records.as_ptr(),
+        n: 2,
+        width: 128,
+        rounding: Rounding::Fast,
+    };
+    let mut out = vec![f32::NAN; 64];
+    // SAFETY: as above.
+    unsafe {
+        experts_sum(
+            &case.rows(),
+            &case.experts(&ids, 1),
+            &x,
+            [1.0, 1.0].as_ptr(),
+            out.as_mut_ptr(),
+            ALONE,
+        )
+    };
+    assert!(out.iter().all(|v| *v == 0.0));
+}
+
+#[test]
+fn rotation_is_the_definition() {
+    if !available() {
+        return;
+    }
+    let mut noise = Noise(5);
+    for n in [128usize, 256, 1024, 4096] {
+        let x: Vec<f32> = (0..n).map(|_| noise.number()).collect();
+        let signs: Vec<f32> = (0..n).map(|_| noise.number().signum()).collect();
+        let mut out = vec![Record::ZERO; records_per_row(n)];
+        // SAFETY: as above.
+        unsafe { rotate_and_quantize(&signs, 1, |_| &x, out.as_mut_ptr(), ALONE) };
+        for i in [0, 1, 77, n - 1] {
+            let sum: f64 = (0..n)
+                .map(|j| {
+                    let sign = if (i & j).count_ones() % 2 == 1 {
+                        -1.0
+                    } else {
+                        1.0
+                    };
+                    sign * f64::from(x[j] * signs[j])
+                })
+                .sum();
+            let wanted = sum / (n as f64).sqrt();
+            let record = &out[i / 128];
+            let found = f64::from(record.value(Layout::Whole, i % 128));
+            assert!(
+                (found - wanted).abs() <= f64::from(record.scales[0]) * 0.5001 + 1e-5,
+                "{n} {i}: {found}, not {wanted}"
+            );
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite_become_zero() {
+    if !available() {
+        return;
+    }
+    let x = [f32::NAN, f32::INFINITY, 1.0, f32::MIN_POSITIVE / 4.0];
+    for layout in [Layout::Blocks, Layout::Whole] {
+        let mut out = [Record::ZERO];
+        // SAFETY: as above.
+        unsafe { quantize(layout, 4, 1, |_| &x, out.as_mut_ptr(), ALONE) };
+        assert_eq!([0, 1, 3].map(|i| out[0].value(layout, i)), [0.0; 3]);
+        assert!((out[0].value(layout, 2) - 1.0).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,58 @@
+//! Which products our own kernels compute, and the activations they share.
+
+use std::cell::RefCell;
+
+use super::loader::WeightId;
+use super::step::Step;
+use crate::ggml::{GraphError, Matrix, Quantized, Tensor};
+use crate::kernels::{Layout, Rounding};
+
+/// Steps of this many tokens are worth sending weights to a GPU for, which ggml's scheduler then does.
+const WORTH_A_GPU: i64 = 32;
+
+/// Activations of a step that were quantised already: the query and key projections have one input, as gate and up have.
+#[derive(Default)]
+pub struct Shared<'g>(RefCell<Vec<(Tensor<'g>, Option<Tensor<'g>>, Layout, Quantized<'g>)>>);
+
+impl<'g> Step<'g, '_> {
+    /// The weight as a matrix, or one per expert, if one of our kernels is to compute its products. `planes` says that it
+    /// holds binary planes.
+    pub fn matrix(&self, id: WeightId, planes: bool) -> Result<Option<Matrix<'g>>, GraphError> {
+        let for_gpu = self.weights().has_gpu() && self.n_tokens() >= WORTH_A_GPU;
+        if !self.own_kernels() || for_gpu {
+            return Ok(None);
+        }
+        Ok(Matrix::new(self.weight(id)?, planes))
+    }
+
+    /// `x` for matrices that want `layout`; `signs` are those of the rotation in front of planes.
+    pub fn quantized(
+        &self,
+        x: Tensor<'g>,
+        layout: Layout,
+        signs: Option<Tensor<'g>>,
+    ) -> Result<Quantized<'g>, GraphError> {
+        let shared = &self.shared().0;
+        let same = |(y, s, l, _): &&(Tensor<'g>, Option<Tensor<'g>>, Layout, _)| {
+            *y == x && *s == signs && *l == layout
+        };
+        if let Some((.., known)) = shared.borrow().iter().find(same) {
+            return Ok(*known);
+        }
+        let new = match signs {
+            Some(signs) => self.g().rotate_and_quantize(x, signs)?,
+            None => self.g().quantize(x, layout)?,
+        };
+        shared.borrow_mut().push((x, signs, layout, new));
+        Ok(new)
+    }
+
+    /// How products of this step may be rounded.
+    pub fn rounding(&self) -> Rounding {
+        if self.is_exact() {
+            Rounding::Alone
+        } else {
+            Rounding::Fast
+        }
+    }
+}
