@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use oxling::engine::EngineConfig;
 use oxling::engine::speculation::{DraftType, SpeculationParams};
+use oxling::ggml::DType;
 use oxling::gguf::Gguf;
 use oxling::model::{LoadOptions, Model};
 use oxling::server::protocol::{Generate, RequestError, SlotAction, TokenEvent};
@@ -439,29 +440,41 @@ fn slot_files_that_do_not_fit_are_refused_and_change_nothing() {
     let same = server.answer(chat(&server, &[SYSTEM, &human(STORY)], 8));
     assert_eq!((same.prompt_n(), same.ids(0)), (0, answer.ids(0)));
     server.stop();
+}
 
-    let small = Server::start(WorkerConfig {
-        engine: EngineConfig {
-            n_seq: 2,
-            n_ctx: 64,
-            ..config().engine
-        },
-        ..config()
-    });
-    invalid(
-        restore(&small, ALICE, "chat.slot"),
-        "the context of a slot holds 32",
-    );
-    small.stop();
-    let other_rows = Server::start(WorkerConfig {
-        engine: EngineConfig {
-            row_type: oxling::ggml::DType::F32,
-            ..config().engine
-        },
-        ..config()
-    });
-    invalid(restore(&other_rows, ALICE, "chat.slot"), "was written for");
-    other_rows.stop();
+#[test]
+fn slot_files_of_other_sizes_and_types_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("chat.slot");
+    let server = Server::start(config());
+    let answer = server.answer(chat(&server, &[SYSTEM, &human(STORY)], 8));
+    save(&server, answer.slot, &path).expect("saves");
+    server.stop();
+    let refused = |engine: EngineConfig, phrase: &str| {
+        let server = Server::start(WorkerConfig { engine, ..config() });
+        let error = server.slot(1, ALICE, SlotAction::Restore(path.clone()));
+        let error = error.expect_err(phrase);
+        assert!(matches!(error, RequestError::Invalid(_)), "{error:?}");
+        assert!(error.to_string().contains(phrase), "{error}");
+        assert_eq!(server.handle.slots()[1].n_past, 0);
+        server.stop();
+    };
+    let small = EngineConfig {
+        n_seq: 2,
+        n_ctx: 64,
+        ..config().engine
+    };
+    refused(small, "the context of a slot holds 32");
+    let other_rows = EngineConfig {
+        row_type: DType::F32,
+        ..config().engine
+    };
+    refused(other_rows, "was written for");
+    let with_head = EngineConfig {
+        mtp: true,
+        ..config().engine
+    };
+    refused(with_head, "without guesses by its head");
 }
 
 /// Answers whose every token leads by this much are the same however their prompts were cut into steps.
@@ -481,6 +494,61 @@ impl Dice {
     }
 }
 
+/// A prompt that is asked more than once.
+struct Asked {
+    prompt: Vec<u32>,
+    boundaries: Vec<usize>,
+}
+
+impl Asked {
+    fn request(&self) -> Generate {
+        Generate {
+            boundaries: self.boundaries.clone(),
+            ..request(self.prompt.clone(), N_PREDICT)
+        }
+    }
+}
+
+/// Prompts of conversations that share starts, with answers that leave no doubt.
+fn clear_answers(server: &Server) -> Vec<(Asked, Vec<u32>)> {
+    let openings = [
+        "Tell me a story.",
+        "Where is France?",
+        "Who are you?",
+        STORY,
+    ]
+    .map(human);
+    let questions = ["And then?", "Why?", "What is the capital of Peru?"].map(human);
+    let said = format!("{TURN}I do not know.<|role_end|>");
+    let lead = |t: &TokenEvent| {
+        let top = &t.logprobs.as_ref().expect("asked for").top;
+        top[0].logprob - top[1].logprob
+    };
+    let mut clear = Vec::new();
+    for opening in &openings {
+        for question in &questions {
+            for messages in [
+                vec![SYSTEM, opening],
+                vec![SYSTEM, opening, &said, question],
+            ] {
+                let Generate {
+                    prompt, boundaries, ..
+                } = chat(server, &messages, N_PREDICT);
+                let asked = Asked { prompt, boundaries };
+                let alone = server.answer(Generate {
+                    cache_prompt: false,
+                    logprobs: Some(2),
+                    ..asked.request()
+                });
+                if alone.tokens.iter().all(|t| lead(t) > CLEAR_LEAD) {
+                    clear.push((asked, alone.ids(0)));
+                }
+            }
+        }
+    }
+    clear
+}
+
 #[test]
 fn whatever_happens_around_it_a_request_gets_its_own_answer() {
     let server = Server::start(WorkerConfig {
@@ -495,48 +563,18 @@ fn whatever_happens_around_it_a_request_gets_its_own_answer() {
         prefill_budget: Some(24),
         ..config()
     });
-    let openings = [
-        "Tell me a story.",
-        "Where is France?",
-        "Who are you?",
-        STORY,
-    ]
-    .map(human);
-    let questions = ["And then?", "Why?", "What is the capital of Peru?"].map(human);
-    let said = format!("{TURN}I do not know.<|role_end|>");
-    let mut asked = Vec::new();
-    for opening in &openings {
-        for question in &questions {
-            for messages in [
-                vec![SYSTEM, opening],
-                vec![SYSTEM, opening, &said, question],
-            ] {
-                let alone = server.answer(Generate {
-                    cache_prompt: false,
-                    logprobs: Some(2),
-                    ..chat(&server, &messages, N_PREDICT)
-                });
-                let lead = |t: &TokenEvent| {
-                    let top = &t.logprobs.as_ref().expect("asked for").top;
-                    top[0].logprob - top[1].logprob
-                };
-                if alone.tokens.iter().all(|t| lead(t) > CLEAR_LEAD) {
-                    asked.push((messages, alone.ids(0)));
-                }
-            }
-        }
-    }
+    let asked = clear_answers(&server);
     assert!(asked.len() > 8, "{}", asked.len());
     let mut dice = Dice(7);
     let mut reused = 0;
     for round in 0..16 {
         let clients: Vec<_> = (0..6)
             .map(|_| {
-                let (messages, expected) = &asked[dice.below(asked.len())];
+                let (prompt, expected) = &asked[dice.below(asked.len())];
                 let client = server.ask(Generate {
                     scope: [ALICE, BOB][dice.below(2)],
                     n: 1 + dice.below(3) as u32 / 2,
-                    ..chat(&server, messages, N_PREDICT)
+                    ..prompt.request()
                 });
                 (client, expected)
             })

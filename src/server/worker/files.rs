@@ -8,7 +8,8 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::run::{Worker, no_slot};
+use super::queue::no_slot;
+use super::run::Worker;
 use super::slot_file::{Fingerprint, Loaded, SlotFile, SlotFileError};
 use crate::engine::Engine;
 use crate::server::protocol::{RequestError, Scope, SlotAction, SlotCommand, SlotReport};

@@ -4,10 +4,12 @@
 
 mod budget;
 mod cache;
+mod choices;
 mod embed;
 mod files;
 mod job;
 mod place;
+mod queue;
 mod run;
 mod slot;
 mod slot_file;

@@ -37,6 +37,8 @@ pub(super) struct Fingerprint {
     weights: String,
     /// Names and widths of rows and states.
     layout: String,
+    /// Whether the MTP head's rows are filled.
+    mtp: bool,
 }
 
 impl Fingerprint {
@@ -56,6 +58,7 @@ impl Fingerprint {
             model: engine.model().name(),
             weights: hex(&hash.finalize()),
             layout: engine.memory().layout(),
+            mtp: engine.config().mtp,
         }
     }
 }
@@ -348,7 +351,11 @@ fn check(
             let weights = f.weights.get(..8).unwrap_or_default();
             let rows = f.layout.split(' ').nth(1).unwrap_or_default();
             let parts = f.layout.matches(':').count();
-            format!("{} ({weights}, {parts} parts, rows of {rows})", f.model)
+            let head = if f.mtp { "with" } else { "without" };
+            format!(
+                "{} ({weights}, {parts} parts, rows of {rows}, {head} guesses by its head)",
+                f.model
+            )
         };
         return Err(SlotFileError::Model {
             path,
