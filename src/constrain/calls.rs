@@ -11,13 +11,13 @@ use crate::chat::tools::{CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, CLOSE, OP
 
 /// Most functions of a request.
 const MOST_TOOLS: usize = 256;
-/// Why a lark name of a rule is never one of the user's: all are made here.
+/// The arguments of a function that takes none.
 const NO_ARGUMENTS: &str = r#"{"type":"object","properties":{},"additionalProperties":false}"#;
 
 /// Which calls an answer must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToolChoice {
-    /// Text or calls, as the model likes.
+    /// Text or calls, as the model likes: nothing is enforced.
     Auto,
     /// At least one call.
     Required,
@@ -92,8 +92,8 @@ pub(super) fn to_lark(
 ) -> Result<String, ConstrainError> {
     let mut tools = read(tools)?;
     match choice {
-        ToolChoice::Auto => return Ok("start: /(?s:.*)/\n".to_owned()),
-        ToolChoice::Required => {}
+        // With `Auto` nothing is enforced.
+        ToolChoice::Auto | ToolChoice::Required => {}
         ToolChoice::Named(name) => {
             tools.retain(|tool| tool.name == name);
             if tools.is_empty() {
@@ -247,6 +247,11 @@ fn tagged(
     };
     lark.push_str(&format!("call{i}: {rule}\n"));
     Ok(())
+}
+
+/// Checks that a list of functions can be read.
+pub(super) fn check(tools: &Value) -> Result<(), ConstrainError> {
+    read(tools).map(|_| ())
 }
 
 /// What stands before a value, and the text after it.

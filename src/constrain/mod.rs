@@ -13,6 +13,7 @@
 mod answer;
 mod calls;
 mod error;
+mod free;
 mod gbnf;
 mod limits;
 mod vocab;
@@ -153,6 +154,15 @@ impl Grammars {
     ) -> Result<Box<dyn Constrainer>, ConstrainError> {
         // Before anything walks it.
         limits::check(spec)?;
+        if let GrammarSpec::ToolCalls {
+            tools,
+            choice: ToolChoice::Auto,
+            ..
+        } = spec
+        {
+            calls::check(tools)?;
+            return Ok(Box::new(free::Free));
+        }
         let (factory, vocabulary) = (Arc::clone(&self.factory), Arc::clone(&self.vocabulary));
         let kind = spec.clone();
         // The first mask too: what cannot even begin is the grammar's fault, and better said at once.

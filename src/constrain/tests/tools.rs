@@ -149,6 +149,18 @@ fn free_texts_as_arguments_come_back() {
 }
 
 #[test]
+fn auto_leaves_the_model_free() {
+    let (grammars, tokenizer) = (grammars(), tokenizer());
+    let auto = spec(ToolFormat::Hermes, ToolChoice::Auto, true);
+    let mut grammar = grammars.compile(&auto, Start::Now).unwrap();
+    assert_eq!(
+        allowed(&mut *grammar, tokenizer.n_vocab()).len(),
+        tokenizer.n_vocab()
+    );
+    assert!(grammar.allows(tokenizer.eog()[0]) && grammar.advance(5) && !grammar.is_complete());
+}
+
+#[test]
 fn wrong_tools_are_refused() {
     let grammars = grammars();
     let refused = |tools: Value, choice: ToolChoice, message: &str| {
