@@ -94,10 +94,10 @@ impl Client {
     pub fn open(&self, method: &str, path: &str, body: &[u8]) -> Open {
         let mut stream = TcpStream::connect(self.address).expect("the server listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n",
-            self.address
-        );
+        let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
+        if !self.headers.iter().any(|(name, _)| name == "host") {
+            head += &format!("host: {}\r\n", self.address);
+        }
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }

@@ -234,6 +234,23 @@ fn pages_of_other_origins_stay_out_unless_they_are_named() {
 }
 
 #[test]
+fn a_name_that_points_here_does_not_open_the_server() {
+    let (server, _) = answering(config(), "x");
+    let reply = server.client.with("host", "evil.example").get("/v1/models");
+    assert_eq!(reply.status, 403);
+    let keyed = ServerConfig {
+        keys: Keys::new(["one"]),
+        ..config()
+    };
+    let (server, _) = answering(keyed, "x");
+    let known = server
+        .client
+        .with("x-api-key", "one")
+        .with("host", "chat.example");
+    assert_eq!(known.get("/v1/models").status, 200);
+}
+
+#[test]
 fn slot_files_cannot_leave_their_folder() {
     let folder = tempfile::tempdir().unwrap();
     let config = ServerConfig {
@@ -308,7 +325,7 @@ fn clients_that_leave_cancel_their_requests() {
         let address = server.client.address;
         let mut socket = std::net::TcpStream::connect(address).unwrap();
         let head = format!(
-            "POST /completion HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /completion HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         std::io::Write::write_all(&mut socket, head.as_bytes()).unwrap();

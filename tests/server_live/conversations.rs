@@ -197,7 +197,7 @@ fn a_client_that_leaves_frees_its_slot() {
                 .to_string();
         let mut socket = std::net::TcpStream::connect(server.client.address).unwrap();
         let head = format!(
-            "POST /completion HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /completion HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         socket.write_all(head.as_bytes()).unwrap();

@@ -32,7 +32,13 @@ use played::{Running, serve_with};
 
 /// A server with two slots of this many tokens.
 fn live(config: ServerConfig, n_ctx: u32) -> Running {
+    live_with(config, n_ctx, server::config().cache_ram)
+}
+
+/// As [`live`], with this much memory for prefixes.
+fn live_with(config: ServerConfig, n_ctx: u32, cache_ram: u64) -> Running {
     let worker = WorkerConfig {
+        cache_ram,
         engine: EngineConfig {
             n_ctx: 2 * n_ctx,
             n_seq: 2,

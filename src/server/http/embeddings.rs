@@ -92,7 +92,7 @@ async fn read(app: &App, body: Bytes) -> Result<Wanted, ApiError> {
 }
 
 async fn compute(app: &App, caller: &Caller, wanted: &Wanted) -> Result<Vec<Vec<f32>>, ApiError> {
-    let n_ctx = app.loaded()?.info.n_ctx as usize;
+    let n_ctx = app.loaded().await?.info.n_ctx as usize;
     let mut vectors = Vec::with_capacity(wanted.prompts.len());
     for prompt in &wanted.prompts {
         let n_prompt = prompt.tokens.len();

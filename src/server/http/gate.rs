@@ -5,15 +5,14 @@ use std::time::Instant;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request, State};
-use axum::http::header::{CONTENT_LENGTH, HOST, ORIGIN};
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, HeaderValue, Method, Response};
 use axum::middleware::Next;
 
-use super::cors::allowed;
 use super::panics::Caught;
-use super::reply;
 use super::routes::is_public;
 use super::state::{App, Caller};
+use super::{origin, reply};
 use crate::server::api::response::ids;
 use crate::server::api::{ApiError, ErrorKind};
 
@@ -79,10 +78,7 @@ fn request_id(headers: &HeaderMap) -> String {
 
 fn admit(app: &App, request: &Request, path: &str, id: &Arc<str>) -> Result<Caller, ApiError> {
     let headers = request.headers();
-    if !is_own_origin(headers) && !allowed(&app.config.origins, headers.get(ORIGIN)) {
-        let reason = "pages of other origins may not use this server (--cors-origins allows them)";
-        return Err(ApiError::new(ErrorKind::Permission, reason));
-    }
+    origin::check(headers, &app.config.origins, app.guarded)?;
     let path = path.strip_prefix(&app.config.prefix).unwrap_or(path);
     let scope = match app.config.keys.scope(headers) {
         Some(_) if app.config.cache_shared => super::keys::SHARED,
@@ -96,16 +92,6 @@ fn admit(app: &App, request: &Request, path: &str, id: &Arc<str>) -> Result<Call
         id: Arc::clone(id),
         scope,
     })
-}
-
-/// Whether a request comes from no page, or from a page of this server.
-fn is_own_origin(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(ORIGIN) else {
-        return true;
-    };
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let origin = origin.to_str().ok().and_then(|o| o.split_once("://"));
-    matches!((origin, host), (Some((_, from)), Some(host)) if from.eq_ignore_ascii_case(host))
 }
 
 /// A body within the limits.
@@ -144,16 +130,6 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()));
         pairs.collect()
-    }
-
-    #[test]
-    fn pages_of_the_server_itself_are_its_own() {
-        let own = |pairs: &[_]| is_own_origin(&headers(pairs));
-        assert!(own(&[("host", "a:80")]));
-        assert!(own(&[("host", "a:80"), ("origin", "http://A:80")]));
-        assert!(!own(&[("host", "a:80"), ("origin", "http://b:80")]));
-        assert!(!own(&[("host", "a:80"), ("origin", "http://a")]));
-        assert!(!own(&[("host", "a:80"), ("origin", "null")]));
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Job {
 /// Whatever goes wrong before the answer begins.
 pub async fn run(app: &App, caller: &Caller, job: Job) -> Result<Response<Body>, ApiError> {
     let began = Instant::now();
-    let loaded = app.loaded()?;
+    let loaded = app.loaded().await?;
     let Job {
         prompts,
         options,

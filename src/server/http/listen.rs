@@ -114,7 +114,11 @@ pub async fn serve(
     end: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let patience = config.limits.shutdown;
-    let router = router(Arc::new(App::new(config, engine.clone())));
+    let addresses = server.addresses();
+    let loopback = !addresses.is_empty() && addresses.iter().all(|a| a.ip().is_loopback());
+    let app = Arc::new(App::new(config, engine.clone(), loopback));
+    let prepared = tokio::spawn(prepare(Arc::clone(&app)));
+    let router = router(app);
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
     match server.sockets {
@@ -153,6 +157,7 @@ pub async fn serve(
         "shutting down: running requests have {} s",
         patience.as_secs()
     );
+    prepared.abort();
     // Nobody may be listening any more.
     let _ = stop.send(true);
     let _ = engine.submit(Command::Shutdown);
@@ -166,6 +171,15 @@ pub async fn serve(
 async fn until(mut stopped: watch::Receiver<bool>) {
     // A sender that is gone is an end as well.
     let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Makes what the first request would wait for, as soon as the model is there.
+async fn prepare(app: Arc<App>) {
+    let mut states = app.engine.watch();
+    let ready = states.wait_for(|state| matches!(state, EngineState::Ready));
+    if ready.await.is_ok() && app.loaded().await.is_ok() {
+        tracing::info!("ready");
+    }
 }
 
 /// Comes if the model cannot be loaded.

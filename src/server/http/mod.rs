@@ -16,6 +16,7 @@ mod keys;
 mod listen;
 mod model;
 pub mod openapi;
+mod origin;
 mod panics;
 mod reply;
 mod routes;

@@ -46,7 +46,7 @@ pub async fn list(
             "This server does not support slots endpoint: start it without --no-slots",
         ));
     }
-    app.loaded()?;
+    app.loaded().await?;
     let slots = app.engine.slots();
     let asked = query.fail_on_no_slot.is_some_and(|value| value != "0");
     if asked && slots.iter().all(|slot| slot.request.is_some()) {
@@ -82,7 +82,7 @@ pub async fn act(
     Query(query): Query<ActQuery>,
     Whole(body): Whole,
 ) -> Answered {
-    let loaded = app.loaded()?;
+    let loaded = app.loaded().await?;
     let slot = id
         .parse::<u32>()
         .ok()

@@ -1,10 +1,11 @@
 //! What all handlers share.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::body::Bytes;
 use serde_json::{Map, Value};
+use tokio::sync::OnceCell;
 
 use super::config::ServerConfig;
 use super::model::Loaded;
@@ -20,9 +21,11 @@ pub struct App {
     pub config: ServerConfig,
     /// The engine thread.
     pub engine: EngineHandle,
+    /// Whether it is open, but only to this machine.
+    pub guarded: bool,
     /// When it began.
     pub started: SystemTime,
-    loaded: OnceLock<Arc<Loaded>>,
+    loaded: OnceCell<Arc<Loaded>>,
 }
 
 /// One request.
@@ -35,34 +38,34 @@ pub struct Caller {
 }
 
 impl App {
-    /// A server whose model may still be loading.
-    pub fn new(config: ServerConfig, engine: EngineHandle) -> Self {
+    /// A server whose model may still be loading. `loopback`: nobody but this machine reaches it.
+    pub fn new(config: ServerConfig, engine: EngineHandle, loopback: bool) -> Self {
         Self {
+            guarded: loopback && config.keys.is_empty(),
             config,
             engine,
             started: SystemTime::now(),
-            loaded: OnceLock::new(),
+            loaded: OnceCell::new(),
         }
     }
 
-    /// The model and what is made of it.
+    /// The model and what is made of it. Tables of large vocabularies take a while, once.
     ///
     /// # Errors
     /// It is not loaded.
-    pub fn loaded(&self) -> Result<Arc<Loaded>, ApiError> {
-        if let Some(loaded) = self.loaded.get() {
-            return Ok(Arc::clone(loaded));
-        }
+    pub async fn loaded(&self) -> Result<Arc<Loaded>, ApiError> {
         let unavailable = |why: &str| Err(ApiError::new(ErrorKind::Unavailable, why));
-        match (self.engine.state(), self.engine.info()) {
-            (EngineState::Ready, Some(info)) => {
-                let loaded = || Arc::new(Loaded::new(info, &self.config));
-                Ok(Arc::clone(self.loaded.get_or_init(loaded)))
-            }
-            (EngineState::Failed(why), _) => unavailable(&why),
-            (EngineState::Stopped, _) => unavailable("the server has stopped"),
-            _ => unavailable("Loading model"),
-        }
+        let info = match (self.engine.state(), self.engine.info()) {
+            (EngineState::Ready, Some(info)) => info,
+            (EngineState::Failed(why), _) => return unavailable(&why),
+            (EngineState::Stopped, _) => return unavailable("the server has stopped"),
+            _ => return unavailable("Loading model"),
+        };
+        let make = || async {
+            let config = self.config.clone();
+            aside(move || Arc::new(Loaded::new(info, &config))).await
+        };
+        self.loaded.get_or_try_init(make).await.cloned()
     }
 
     /// Reads a body and converts it, off the async threads: bodies can be large, and templates and grammars slow.
@@ -74,20 +77,26 @@ impl App {
         body: Bytes,
         convert: impl FnOnce(&Loaded, &Map<String, Value>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let loaded = self.loaded()?;
+        let loaded = self.loaded().await?;
         let work = move || {
             let body = parse_body(&body)?;
             convert(&loaded, &body)
         };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(result) => result,
-            Err(e) => {
-                let words = e
-                    .try_into_panic()
-                    .map(|panic| super::panics::words(&*panic).to_owned());
-                tracing::error!("a conversion panicked: {}", words.unwrap_or_default());
-                Err(ApiError::internal())
-            }
-        }
+        aside(work).await?
     }
+}
+
+/// Runs something slow off the async threads.
+///
+/// # Errors
+/// It panicked.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| {
+        let panic = e.try_into_panic();
+        let words = panic.map(|panic| super::panics::words(&*panic).to_owned());
+        tracing::error!("panic beside a request: {}", words.unwrap_or_default());
+        ApiError::internal()
+    })
 }

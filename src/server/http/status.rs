@@ -22,7 +22,7 @@ pub type Answered = Result<Response<Body>, ApiError>;
 
 /// `/health`.
 pub async fn health(State(app): State<Arc<App>>) -> Answered {
-    app.loaded()?;
+    app.loaded().await?;
     Ok(ok(&json!({ "status": "ok" })))
 }
 
@@ -59,7 +59,7 @@ fn model_json(app: &App, loaded: &Loaded) -> Value {
 
 /// `/v1/models`.
 pub async fn models(State(app): State<Arc<App>>) -> Answered {
-    let loaded = app.loaded()?;
+    let loaded = app.loaded().await?;
     Ok(ok(
         &json!({ "object": "list", "data": [model_json(&app, &loaded)] }),
     ))
@@ -67,7 +67,7 @@ pub async fn models(State(app): State<Arc<App>>) -> Answered {
 
 /// `/v1/models/{id}`.
 pub async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answered {
-    let loaded = app.loaded()?;
+    let loaded = app.loaded().await?;
     if id != loaded.info.name {
         let reason = format!("the model is '{}'", loaded.info.name);
         return Err(ApiError::new(ErrorKind::NotFound, reason));
@@ -77,7 +77,7 @@ pub async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Answe
 
 /// `/props`.
 pub async fn props(State(app): State<Arc<App>>) -> Answered {
-    let loaded = app.loaded()?;
+    let loaded = app.loaded().await?;
     let info = &loaded.info;
     let options = Options::read(&Fields::new(&Map::new()), &loaded.defaults, &info.tokenizer)?;
     let text = |id: Option<u32>| id.map_or("", |id| info.tokenizer.token_text(id));
