@@ -192,9 +192,7 @@ fn mixed_traffic_leaves_nothing_behind() {
     });
     idle_within(&server.client, Duration::from_secs(2));
     let late = resident();
-    println!(
-        "{whole} answers, {aborted} aborts in {seconds} s; resident {early:?} KiB, then {late:?} KiB"
-    );
+    println!("{whole} answers, {aborted} aborts in {seconds} s; resident KiB: {looks:?}, {late:?}");
     assert!(whole > 0 && aborted > 0);
     let early = looks.get(looks.len() / 3).copied().flatten();
     if let (Some(early), Some(late)) = (early, late)
