@@ -12,7 +12,15 @@ const WORTH_A_GPU: i64 = 32;
 
 /// Activations of a step that were quantised already: the query and key projections have one input, as gate and up have.
 #[derive(Default)]
-pub struct Shared<'g>(RefCell<Vec<(Tensor<'g>, Option<Tensor<'g>>, Layout, Quantized<'g>)>>);
+pub struct Shared<'g>(RefCell<Vec<(Source<'g>, Quantized<'g>)>>);
+
+/// What was quantised, and how.
+#[derive(Clone, Copy, PartialEq)]
+struct Source<'g> {
+    x: Tensor<'g>,
+    layout: Layout,
+    signs: Option<Tensor<'g>>,
+}
 
 impl<'g> Step<'g, '_> {
     /// The weight as a matrix, or one per expert, if one of our kernels is to compute its products. `planes` says that it
@@ -32,18 +40,16 @@ impl<'g> Step<'g, '_> {
         layout: Layout,
         signs: Option<Tensor<'g>>,
     ) -> Result<Quantized<'g>, GraphError> {
+        let source = Source { x, layout, signs };
         let shared = &self.shared().0;
-        let same = |(y, s, l, _): &&(Tensor<'g>, Option<Tensor<'g>>, Layout, _)| {
-            *y == x && *s == signs && *l == layout
-        };
-        if let Some((.., known)) = shared.borrow().iter().find(same) {
+        if let Some((_, known)) = shared.borrow().iter().find(|(s, _)| *s == source) {
             return Ok(*known);
         }
         let new = match signs {
             Some(signs) => self.g().rotate_and_quantize(x, signs)?,
             None => self.g().quantize(x, layout)?,
         };
-        shared.borrow_mut().push((x, signs, layout, new));
+        shared.borrow_mut().push((source, new));
         Ok(new)
     }
 

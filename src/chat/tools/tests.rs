@@ -472,7 +472,7 @@ proptest! {
         let whole = parse_pieces(format, "", &[&answer]);
         let mut ends: Vec<usize> = cuts
             .iter()
-            .map(|cut: &f64| answer.floor_char_boundary((cut * answer.len() as f64) as usize))
+            .map(|cut: &f64| floor_boundary(&answer, (cut * answer.len() as f64) as usize))
             .chain([0, answer.len()])
             .collect();
         ends.sort_unstable();
@@ -520,4 +520,12 @@ proptest! {
             prop_assert_eq!(parsed.content, before.trim_end());
         }
     }
+}
+
+/// The last boundary between characters up to `at`.
+fn floor_boundary(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len()))
+        .rev()
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(0)
 }

@@ -26,8 +26,12 @@ pub struct Panel {
 impl Panel {
     /// An empty panel.
     pub fn new() -> Box<Self> {
+        let mut panel = Box::<Self>::new_uninit();
         // SAFETY: all its fields are numbers, for which zeros are valid.
-        unsafe { Box::<Self>::new_zeroed().assume_init() }
+        unsafe {
+            panel.as_mut_ptr().write_bytes(0, 1);
+            panel.assume_init()
+        }
     }
 
     /// Records it holds.
