@@ -22,8 +22,8 @@ use super::model_args::{OnOffAuto, read_text};
 
 /// Slots if nobody says how many.
 const SLOTS: u32 = 4;
-/// Threads that convert requests: templates, grammars, tokenising.
-const CONVERTERS: usize = 32;
+/// Threads that convert requests: templates, grammars, tokenising. Each may keep memory of its own.
+const CONVERTERS: usize = 8;
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {

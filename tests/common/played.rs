@@ -55,6 +55,7 @@ pub fn serve_with(mut config: ServerConfig, engine: EngineHandle, status: Arc<St
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
+            .max_blocking_threads(8)
             .enable_all()
             .build()
             .expect("a runtime");
