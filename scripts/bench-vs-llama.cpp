@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Architecture, shape (tests/common/random_shapes.rs), type.
+# Architecture, shape (examples/random-model.rs), type.
 MODELS = [
     ("bailingmoe2", "flash", "IQ4_NL"),
     ("bailingmoe2", "bench", "IQ4_NL"),

@@ -95,6 +95,7 @@ fn modules_depend_downwards() {
     let layers = [
         "hub",
         "gguf",
+        "kernels",
         "ggml",
         "planes",
         "tokenizer",

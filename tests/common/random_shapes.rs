@@ -161,20 +161,3 @@ pub fn wide(arch: &'static str) -> Option<RandomModel> {
     }
     Some(m)
 }
-
-/// A model to measure speed with: the widths of `wide`, and the layers and vocabulary of a small real one.
-pub fn bench(arch: &'static str) -> Option<RandomModel> {
-    let mut m = wide(arch)?;
-    (m.name, m.n_layer, m.n_vocab) = ("bench", 8, 32768);
-    Some(m)
-}
-
-/// As [`bench`], as wide as Ling-2.6-flash.
-pub fn flash(arch: &'static str) -> Option<RandomModel> {
-    let mut m = wide(arch)?;
-    (m.name, m.n_layer, m.n_embd, m.n_vocab) = ("flash", 4, 4096, 32768);
-    (m.n_head, m.n_head_kv, m.head_dim, m.n_rot) = (32, 4, 128, 64);
-    let e = m.experts.as_mut()?;
-    (e.n, e.used, e.n_ff) = (64, 8, 1024);
-    (arch == "bailingmoe2").then_some(m)
-}
