@@ -47,7 +47,10 @@ impl Record {
     }
 
     /// Quantises up to 128 numbers; those that are missing are zero. Numbers that are not finite become zero.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel asks"))]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "no kernel asks")
+    )]
     #[inline(always)]
     pub(super) fn fill(&mut self, layout: Layout, x: &[f32]) {
         let mut full = [0.0f32; RECORD_WEIGHTS];
@@ -77,7 +80,10 @@ impl Record {
         self.sum(layout);
     }
 
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel asks"))]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "no kernel asks")
+    )]
     #[inline(always)]
     fn sum(&mut self, layout: Layout) {
         let lane = |i: usize| {

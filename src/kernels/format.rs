@@ -67,7 +67,10 @@ pub struct Rows {
 
 impl Rows {
     /// Address of row `index`.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no kernel asks"))]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "no kernel asks")
+    )]
     pub(super) fn row(&self, index: usize) -> *const u8 {
         self.data.wrapping_add(index * self.stride)
     }
