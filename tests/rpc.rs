@@ -59,7 +59,7 @@ fn logits(devices: &[Device], n_gpu_layers: u32) -> Vec<f32> {
         &mut |_, _| {},
     )
     .expect("loads");
-    // One kernel for all: devices would choose different ones.
+    // One kernel for all: devices would choose different ones, and a remote one has none of ours.
     let flash_attention = FlashAttention::Off;
     let config = EngineConfig {
         n_ctx: 256,
@@ -67,6 +67,7 @@ fn logits(devices: &[Device], n_gpu_layers: u32) -> Vec<f32> {
         n_threads_batch: 1,
         mtp: true,
         flash_attention,
+        own_kernels: false,
         ..EngineConfig::default()
     };
     let mut engine = Engine::new(&model, config).expect("engine");
