@@ -66,22 +66,10 @@ pub const RENAMED: &[(&[&str], &str)] = &[
 
 const DOWNLOAD: &str = "-hf REPO downloads a model of a hub; name other files with -m FILE";
 const PLAIN: &str = "leave it out";
-const TEMPLATE: &str = "describe the form in the prompt";
 
 /// Flags of llama.cpp that do nothing here yet, and what helps meanwhile. A `*` at the end stands for any rest.
 pub const NOT_YET: &[(&[&str], &str)] = &[
     (&["mu", "model-url"], DOWNLOAD),
-    (
-        &[
-            "grammar",
-            "grammar-file",
-            "j",
-            "json-schema",
-            "jf",
-            "json-schema-file",
-        ],
-        TEMPLATE,
-    ),
     (
         &["ot", "override-tensor"],
         "-cmoe and -ncmoe N keep experts on the CPU",
