@@ -29,7 +29,7 @@ const ASK: [&str; 6] = [
     "-p",
     "Where is France?",
     "-n",
-    "60",
+    "300",
     "--no-show-timings",
 ];
 

@@ -271,7 +271,6 @@ mod tests {
                 "run --lora-scaled x",
                 "`--lora-scaled` is not supported yet",
             ),
-            ("run -j {}", "`-j` is not supported yet"),
             ("run -fprompt.txt", "unknown flag `-fprompt.txt`"),
             ("run -temp 0", "unknown flag `-temp`"),
             ("inspect -st", "unknown flag `-st`"),
