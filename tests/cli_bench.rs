@@ -242,8 +242,8 @@ fn batched_bench_refuses_what_cannot_be_measured() {
     }
 }
 
-/// Fields of llama-bench, in its order; JSON has the samples beside them.
-const FIELDS: [&str; 42] = [
+/// Fields of llama-bench in its order, and `kernels` of ours; JSON has the samples beside them.
+const FIELDS: [&str; 43] = [
     "build_commit",
     "build_number",
     "cpu_info",
@@ -267,6 +267,7 @@ const FIELDS: [&str; 42] = [
     "main_gpu",
     "no_kv_offload",
     "flash_attn",
+    "kernels",
     "devices",
     "tensor_split",
     "tensor_buft_overrides",
