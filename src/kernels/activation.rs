@@ -46,7 +46,8 @@ impl Record {
         f32::from(self.q[place(layout, index)]) * self.scales[index / 32]
     }
 
-    /// Quantises up to 128 numbers; those that are missing are zero. Numbers that are not finite become zero.
+    /// Quantises up to 128 numbers; those that are missing are zero. A number that is not finite makes its block's scale
+    /// NaN, so that products say so: what must never be read is found by poisoning it.
     #[cfg_attr(
         not(target_arch = "x86_64"),
         allow(dead_code, reason = "no kernel asks")
@@ -55,18 +56,19 @@ impl Record {
     pub(super) fn fill(&mut self, layout: Layout, x: &[f32]) {
         let mut full = [0.0f32; RECORD_WEIGHTS];
         for (to, from) in full.iter_mut().zip(x) {
-            *to = if from.is_finite() { *from } else { 0.0 };
+            *to = *from;
         }
         let size = match layout {
             Layout::Blocks => 32,
             Layout::Whole => RECORD_WEIGHTS,
         };
         for (b, block) in full.chunks_exact(size).enumerate() {
-            let mut max = 0.0f32;
+            let (mut max, mut finite) = (0.0f32, true);
             for v in block {
                 max = if v.abs() > max { v.abs() } else { max };
+                finite &= v.is_finite();
             }
-            let scale = max / 127.0;
+            let scale = if finite { max / 127.0 } else { f32::NAN };
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             let inverse = if inverse.is_finite() { inverse } else { 0.0 };
             for (i, v) in block.iter().enumerate() {
