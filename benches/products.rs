@@ -54,11 +54,15 @@ const KINDS: [Kind; 4] = [
 struct Work {
     sched: Scheduler,
     graph: Graph,
+    /// Where the choices of experts go, and what they are: indices are set before every computation.
+    chosen: (Slot, Vec<i32>),
     bytes: u64,
 }
 
 impl Work {
     fn run(&mut self) {
+        let (slot, ids) = &self.chosen;
+        self.sched.set(&self.graph, *slot, ids).expect("indices");
         self.sched.compute(&self.graph).expect("computes");
         black_box(&self.graph);
     }
@@ -136,37 +140,21 @@ fn work(kind: &Kind, n: u64, own: bool, experts: bool) -> Result<Work, Box<dyn s
     let mut sched = Scheduler::new(&[cpu], 1024)?;
     sched.set_n_threads(std::thread::available_parallelism().map_or(1, usize::from));
     sched.allocate(&mut graph)?;
-    fill(&mut sched, &graph, slots, kind, own, n)?;
-    let bytes = ids.len() as u64 * bytes as u64;
-    Ok(Work {
-        sched,
-        graph,
-        bytes,
-    })
-}
-
-fn fill(
-    sched: &mut Scheduler,
-    graph: &Graph,
-    slots: [Slot; 2],
-    kind: &Kind,
-    own: bool,
-    n: u64,
-) -> Result<(), Box<dyn std::error::Error>> {
     let width = if kind.planes && !own {
         2 * WIDTH
     } else {
         WIDTH
     };
-    let x: Vec<f32> = (0..width * n)
-        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
-        .collect();
-    sched.set(graph, slots[0], &x)?;
-    let chosen: Vec<i32> = (0..EXPERTS.1 * n)
-        .map(|i| (i * 29 % EXPERTS.0) as i32)
-        .collect();
-    sched.set(graph, slots[1], &chosen)?;
-    Ok(())
+    let number = |i: u64| ((i * 37 % 101) as f32 - 50.0) / 50.0;
+    let x: Vec<f32> = (0..width * n).map(number).collect();
+    sched.set(&graph, slots[0], &x)?;
+    let ids = (0..EXPERTS.1 * n).map(|i| (i * 29 % EXPERTS.0) as i32);
+    Ok(Work {
+        sched,
+        graph,
+        chosen: (slots[1], ids.collect()),
+        bytes: count * bytes as u64,
+    })
 }
 
 /// Blocks with a scale of 0.01 and any codes.
