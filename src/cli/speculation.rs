@@ -183,6 +183,7 @@ impl Case {
         for _ in 1..repeat {
             best = self.write(prompts, draw)?.1.min(best);
         }
+        eprintln!("DBG {} {:?} best {best} per round {:.3} ms", self.label, self.engine.take_stats(), 0.0);
         self.texts.extend(texts);
         self.seconds += best;
         Ok(())
@@ -198,6 +199,18 @@ impl Case {
     fn rate(&self) -> f64 {
         let n: usize = self.texts.iter().map(|t| t.len().saturating_sub(1)).sum();
         n as f64 / self.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    /// Seconds of a step in which all sequences check as many guesses as this case is about.
+    fn step_seconds(&self, parallel: u32) -> Option<f64> {
+        let drafts: u32 = self.label.parse().ok()?;
+        self.engine.costs().step((parallel * (drafts + 1)) as usize)
+    }
+
+    /// Seconds of one guess for all sequences.
+    fn guess_seconds(&self, parallel: u32) -> Option<f64> {
+        self.label.parse::<u32>().ok()?;
+        self.engine.costs().draft(parallel as usize)
     }
 
     fn same_as(&self, plain: &Self) -> usize {
@@ -310,6 +323,10 @@ fn cases(args: &SpeculationArgs, model: &Model, prompts: &[Prompt]) -> Result<Ve
     Ok(cases)
 }
 
+fn milliseconds(seconds: Option<f64>) -> String {
+    seconds.map_or_else(|| "-".into(), |s| format!("{:.3}", 1000.0 * s))
+}
+
 fn rates_text(stats: &DraftStats) -> String {
     let texts: Vec<String> = stats
         .acceptance()
@@ -328,6 +345,8 @@ fn report(args: &SpeculationArgs, cases: &[Case]) -> Result<()> {
         ("same texts", Right),
         ("right, by position", Left),
         ("tokens/step", Right),
+        ("step ms", Right),
+        ("guess ms", Right),
         ("t/s", Right),
         ("ratio", Right),
     ]);
@@ -344,6 +363,8 @@ fn report(args: &SpeculationArgs, cases: &[Case]) -> Result<()> {
             },
             rates_text(&stats),
             format!("{:.2}", stats.mean_length()),
+            milliseconds(case.step_seconds(args.parallel)),
+            milliseconds(case.guess_seconds(args.parallel)),
             format!("{:.1}", case.rate()),
             format!("{:.2}", case.rate() / plain.rate()),
         ]);
