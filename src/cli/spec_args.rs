@@ -46,6 +46,10 @@ pub struct SpecArgs {
         env = "LLAMA_ARG_SPEC_DRAFT_P_MIN"
     )]
     spec_draft_p_min: f32,
+    /// Let the head choose among the first N tokens of the vocabulary only, 0: among all. They are the frequent ones, and
+    /// a guess then reads less; a token beyond them is never guessed, and comes all the same.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    spec_draft_vocab: u32,
     /// Always guess as many tokens as allowed. Otherwise their number follows what they cost and bring, down to none.
     #[arg(long)]
     no_spec_adapt: bool,
@@ -141,6 +145,7 @@ impl SpecArgs {
         })?;
         config.n_snapshots = params.n_snapshots();
         config.mtp = draft == DraftType::Mtp;
+        config.draft_vocab = self.spec_draft_vocab;
         Ok(params)
     }
 }

@@ -67,6 +67,9 @@ pub struct SpeculationArgs {
     /// Accept guesses with these probabilities instead of by what is drawn; the texts mean nothing then.
     #[arg(long, value_name = "P,P,...", value_delimiter = ',')]
     spec_synth_rates: Vec<f32>,
+    /// Let the head choose among the first N tokens of the vocabulary only; 0: among all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    spec_draft_vocab: u32,
     /// Prompts continued together, as sequences of one batch.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     parallel: u32,
@@ -183,7 +186,6 @@ impl Case {
         for _ in 1..repeat {
             best = self.write(prompts, draw)?.1.min(best);
         }
-        eprintln!("DBG {} {:?} best {best} per round {:.3} ms", self.label, self.engine.take_stats(), 0.0);
         self.texts.extend(texts);
         self.seconds += best;
         Ok(())
@@ -300,6 +302,7 @@ fn cases(args: &SpeculationArgs, model: &Model, prompts: &[Prompt]) -> Result<Ve
         let longest = prompts.iter().map(|p| p.tokens.len()).max().unwrap_or(0);
         config.n_ctx = longest as u32 + args.predict + 1;
     }
+    config.draft_vocab = args.spec_draft_vocab;
     let plain = SpeculationParams::default();
     let mut cases = vec![Case::new(model, "none", &plain, &config)?];
     config.n_seq = args.parallel;

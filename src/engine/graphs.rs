@@ -8,10 +8,9 @@ use crate::model::step::StepInputs;
 
 use super::EngineError;
 
-/// Steps of up to this many tokens are small: several such graphs are kept, since speculation changes between them.
-const SMALL_STEP: usize = 64;
-/// One, two, ... tokens to verify, and drafts from the trunk's and from the head's own state.
-const MOST_SMALL: usize = 8;
+/// Graphs of generation that are kept, since speculation changes between them: one, two, ... tokens to verify, and
+/// drafts from the trunk's and from the head's own state.
+const MOST_KEPT: usize = 8;
 
 /// A graph that can be computed again for any plan of the same topology.
 pub(super) struct Compiled {
@@ -30,9 +29,9 @@ struct Place {
     last_used: u64,
 }
 
-/// The latest large graph and the latest few small ones.
+/// The latest graph of a prompt and the latest few of generation.
 pub(super) struct Graphs {
-    /// The first place is for large graphs.
+    /// The first place is for prompts, which seldom come twice in one shape.
     places: Vec<Place>,
     clock: u64,
     profiling: bool,
@@ -59,11 +58,12 @@ impl Graphs {
         self.places[0].sched.beside()
     }
 
-    /// The graph of a topology, built and given memory if it is not there; and whether it was built.
+    /// The graph of a topology, built and given memory if it is not there; and whether it was built. `decoding` says that
+    /// it is one of generation.
     pub fn get(
         &mut self,
         topology: &Topology,
-        n_tokens: usize,
+        decoding: bool,
         build: impl FnOnce() -> Result<Compiled, EngineError>,
     ) -> Result<(&mut Scheduler, &Compiled, bool), EngineError> {
         self.clock += 1;
@@ -74,7 +74,7 @@ impl Graphs {
         let (index, built) = match known {
             Some(index) => (index, false),
             None => {
-                let index = self.vacate(n_tokens)?;
+                let index = self.vacate(decoding)?;
                 let place = &mut self.places[index];
                 place.compiled = None;
                 let mut compiled = build()?;
@@ -92,11 +92,11 @@ impl Graphs {
     }
 
     /// Index of the place that a new graph gets.
-    fn vacate(&mut self, n_tokens: usize) -> Result<usize, EngineError> {
-        if n_tokens > SMALL_STEP {
+    fn vacate(&mut self, decoding: bool) -> Result<usize, EngineError> {
+        if !decoding {
             return Ok(0);
         }
-        if self.places.len() <= MOST_SMALL {
+        if self.places.len() <= MOST_KEPT {
             let mut sched = self.places[0].sched.beside()?;
             match &self.observer {
                 Some(observer) => sched.set_observer(Some(observer.clone())),

@@ -77,6 +77,9 @@ pub struct EngineConfig {
     pub n_snapshots: u32,
     /// Run the MTP head with every step, so that its rows are filled.
     pub mtp: bool,
+    /// Tokens the MTP head chooses among when it guesses, the first of the vocabulary; 0: all. Vocabularies begin with
+    /// the frequent ones, and a guess then reads less of the output matrix.
+    pub draft_vocab: u32,
     /// Let our own kernels compute the products they can, instead of ggml's.
     pub own_kernels: bool,
 }
@@ -95,6 +98,7 @@ impl Default for EngineConfig {
             flash_attention: FlashAttention::Auto,
             n_snapshots: 1,
             mtp: false,
+            draft_vocab: 0,
             own_kernels: true,
         }
     }
@@ -362,7 +366,8 @@ impl Engine {
         let (start, before) = (Instant::now(), self.stats);
         let mut output = self.new_output();
         for part in work.chunks(self.config.n_ubatch as usize) {
-            let plan = Plan::draft(&self.memory, part, self.model.n_vocab())?;
+            let mut plan = Plan::draft(&self.memory, part, self.model.n_vocab())?;
+            plan.kind.draft_vocab = self.config.draft_vocab;
             let first = output.rows.len();
             let owners: Vec<Part> = (0..part.len())
                 .map(|item| Part {
@@ -482,6 +487,9 @@ impl Engine {
         parts: &[Part],
     ) -> Result<(), EngineError> {
         let topology = plan.topology();
+        let n_seqs = plan.groups.iter().map(|g| g.seqs.len()).sum::<usize>();
+        // Few columns are bound by the reading of weights, as one is.
+        let decoding = plan.kind.exact || plan.n_tokens() == n_seqs;
         let start = Instant::now();
         let kernels = Kernels {
             attention: self.kernel.of_step(plan),
@@ -490,15 +498,12 @@ impl Engine {
             by_column: self.by_column.as_deref().unwrap_or_default(),
         };
         let compile = || compile(&self.model, &self.memory, kernels, plan, &topology);
-        let (sched, compiled, built) = self.graphs.get(&topology, plan.n_tokens(), compile)?;
+        let (sched, compiled, built) = self.graphs.get(&topology, decoding, compile)?;
         if built {
             self.stats.graphs_built += 1;
             self.stats.build += start.elapsed();
         }
         let start = Instant::now();
-        // Few columns are bound by the reading of weights, as one is.
-        let n_seqs = plan.groups.iter().map(|g| g.seqs.len()).sum::<usize>();
-        let decoding = plan.kind.exact || plan.n_tokens() == n_seqs;
         sched.set_n_threads(if decoding {
             self.config.n_threads
         } else {
@@ -507,15 +512,34 @@ impl Engine {
         compiled.inputs.upload(sched, &compiled.graph, plan)?;
         sched.compute(&compiled.graph)?;
         let n_embd = self.model.sizes().n_embd as usize;
-        for (slot, rows, width) in [
-            (compiled.logits, &mut output.logits, output.n_vocab),
-            (compiled.mtp_logits, &mut output.mtp_logits, output.n_vocab),
-            (compiled.hidden, &mut output.hidden, n_embd),
+        // A draft may leave out the end of the vocabulary.
+        let guessed = match plan.kind.draft_vocab {
+            0 => output.n_vocab,
+            n => n as usize,
+        };
+        for (slot, rows, width, there) in [
+            (
+                compiled.logits,
+                &mut output.logits,
+                output.n_vocab,
+                output.n_vocab,
+            ),
+            (
+                compiled.mtp_logits,
+                &mut output.mtp_logits,
+                output.n_vocab,
+                guessed,
+            ),
+            (compiled.hidden, &mut output.hidden, n_embd, n_embd),
         ] {
-            if let Some(slot) = slot {
-                let start = rows.len();
-                rows.resize(start + plan.outputs.len() * width, 0.0);
-                sched.get(&compiled.graph, slot, 0, &mut rows[start..])?;
+            let Some(slot) = slot else {
+                continue;
+            };
+            let start = rows.len();
+            rows.resize(start + plan.outputs.len() * width, f32::NEG_INFINITY);
+            for (i, row) in rows[start..].chunks_exact_mut(width).enumerate() {
+                let at = i * there * size_of::<f32>();
+                sched.get(&compiled.graph, slot, at, &mut row[..there])?;
             }
         }
         for &(item, token) in &plan.output_owner {
@@ -690,5 +714,8 @@ fn checked(model: &Model, mut config: EngineConfig) -> Result<EngineConfig, Engi
         *n = (*n).clamp(1, max_threads);
     }
     config.mtp &= model.network().has_mtp();
+    if config.draft_vocab >= model.n_vocab() {
+        config.draft_vocab = 0;
+    }
     Ok(config)
 }

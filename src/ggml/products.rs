@@ -45,9 +45,14 @@ impl<'g> Matrix<'g> {
         let matrix = Self { tensor, format };
         let width = matrix.width();
         let [_, rows, experts, one] = tensor.ne();
-        // SAFETY: the handle is valid; a buffer, if there is one, is alive with its tensor.
+        // SAFETY: the handle is valid; a view's source and a buffer, if there is one, are alive with their tensor.
         let is_host = unsafe {
-            let buffer = tensor.raw.as_ref().buffer;
+            let owner = tensor.raw.as_ref().view_src;
+            let buffer = if owner.is_null() {
+                tensor.raw.as_ref().buffer
+            } else {
+                (*owner).buffer
+            };
             !buffer.is_null() && sys::ggml_backend_buffer_is_host(buffer)
         };
         let whole = width > 0 && width % format.block() as i64 == 0 && rows > 0 && experts > 0;

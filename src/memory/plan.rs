@@ -54,6 +54,8 @@ pub struct StepKind {
     pub hidden: bool,
     /// Run the MTP head alone, to guess.
     pub draft: Option<DraftFrom>,
+    /// It then chooses among so many tokens, the first of the vocabulary; 0: among all.
+    pub draft_vocab: u32,
 }
 
 /// Sequences with equally many tokens in a step, one after the other in token order.

@@ -26,11 +26,16 @@ impl<'g> Step<'g, '_> {
     /// The weight as a matrix, or one per expert, if one of our kernels is to compute its products. `planes` says that it
     /// holds binary planes.
     pub fn matrix(&self, id: WeightId, planes: bool) -> Result<Option<Matrix<'g>>, GraphError> {
+        Ok(self.matrix_of(self.weight(id)?, planes))
+    }
+
+    /// As [`Self::matrix`], of a weight or part of one.
+    pub(super) fn matrix_of(&self, w: Tensor<'g>, planes: bool) -> Option<Matrix<'g>> {
         let for_gpu = self.weights().has_gpu() && self.n_tokens() >= WORTH_A_GPU;
         if !self.own_kernels() || for_gpu {
-            return Ok(None);
+            return None;
         }
-        Ok(Matrix::new(self.weight(id)?, planes))
+        Matrix::new(w, planes)
     }
 
     /// `x` for matrices that want `layout`; `signs` are those of the rotation in front of planes.

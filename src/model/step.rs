@@ -282,6 +282,14 @@ impl<'g, 'a> Step<'g, 'a> {
         self.plan.kind.mtp_logits
     }
 
+    /// Tokens the head chooses among when it guesses: so many of the vocabulary's first.
+    pub fn draft_vocab(&self) -> i64 {
+        match self.plan.kind.draft_vocab {
+            0 => i64::MAX,
+            n => i64::from(n),
+        }
+    }
+
     /// Whether hidden states are wanted instead of logits.
     pub fn wants_hidden(&self) -> bool {
         self.plan.kind.hidden
@@ -329,11 +337,25 @@ impl<'g, 'a> Step<'g, 'a> {
 
     /// `W x`, `x {width, n}`.
     pub fn linear(&self, w: WeightId, x: Tensor<'g>) -> Result<Tensor<'g>> {
-        if let Some(matrix) = self.matrix(w, false)? {
+        self.product(self.weight(w)?, x)
+    }
+
+    /// The first `n_rows` rows of `W x`, or all if there are fewer.
+    pub fn linear_first(&self, w: WeightId, x: Tensor<'g>, n_rows: i64) -> Result<Tensor<'g>> {
+        let w = self.weight(w)?;
+        let [width, rows, ..] = w.ne();
+        if n_rows >= rows {
+            return self.product(w, x);
+        }
+        let first = self.g.view(w, &[width, n_rows], &[w.nb()[1]], 0)?;
+        self.product(first, x)
+    }
+
+    fn product(&self, w: Tensor<'g>, x: Tensor<'g>) -> Result<Tensor<'g>> {
+        if let Some(matrix) = self.matrix_of(w, false) {
             let x = self.quantized(x, matrix.layout(), None)?;
             return self.g.product(matrix, x, self.rounding());
         }
-        let w = self.weight(w)?;
         let ([width, n, ..], nb) = (x.ne(), x.nb());
         if n == 1 || !self.by_column(w) {
             return self.g.mul_mat(w, x);

@@ -19,6 +19,9 @@ const DRAFTED_HIDDEN: &str = "mtp.draft";
 /// same computation as without the head, and costs little.
 const FEW_OUTPUTS: usize = 8;
 
+/// The whole vocabulary.
+const ALL: i64 = i64::MAX;
+
 /// Context of training when the file does not say.
 const DEFAULT_CONTEXT: u32 = 4096;
 
@@ -230,11 +233,19 @@ impl Decoder {
         }
     }
 
-    /// Logits of normed hidden states.
-    fn logits<'g>(&self, s: &Step<'g, '_>, hidden: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
-        let logits = s.linear(self.out, hidden)?;
+    /// Logits of normed hidden states, for the first `n_vocab` tokens.
+    fn logits<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        hidden: Tensor<'g>,
+        n_vocab: i64,
+    ) -> Result<Tensor<'g>, GraphError> {
+        let logits = s.linear_first(self.out, hidden, n_vocab)?;
         match self.out_bias {
-            Some(bias) => s.g().add(logits, s.weight(bias)?),
+            Some(bias) => {
+                let bias = s.g().columns(s.weight(bias)?, 0, logits.ne()[0])?;
+                s.g().add(logits, bias)
+            }
             None => Ok(logits),
         }
     }
@@ -246,7 +257,7 @@ impl Decoder {
         hidden: Tensor<'g>,
     ) -> Result<Option<Tensor<'g>>, GraphError> {
         let rows = s.output_rows(hidden)?;
-        rows.map(|rows| self.logits(s, rows)).transpose()
+        rows.map(|rows| self.logits(s, rows, ALL)).transpose()
     }
 
     /// The MTP head's hidden state, normed, of what [`Mtp::pair`] gives.
@@ -261,16 +272,17 @@ impl Decoder {
         s.norm(mtp.out_norm.unwrap_or(self.out_norm), x, self.eps)
     }
 
-    /// The MTP head's logits of normed hidden states.
+    /// The MTP head's logits of normed hidden states, for the first `n_vocab` tokens.
     fn guessed_logits<'g>(
         &self,
         s: &Step<'g, '_>,
         mtp: &Mtp,
         hidden: Tensor<'g>,
+        n_vocab: i64,
     ) -> Result<Tensor<'g>, GraphError> {
         match mtp.out {
-            Some(own) => s.linear(own, hidden),
-            None => self.logits(s, hidden),
+            Some(own) => s.linear_first(own, hidden, n_vocab),
+            None => self.logits(s, hidden, n_vocab),
         }
     }
 
@@ -318,7 +330,7 @@ impl Network for Decoder {
                         ..Outputs::default()
                     });
                 }
-                logits = Some(self.logits(s, out)?);
+                logits = Some(self.logits(s, out, ALL)?);
             }
             if !last || s.runs_mtp() {
                 x = block.feed(s, x)?;
@@ -337,7 +349,7 @@ impl Network for Decoder {
         if s.wants_mtp_logits() {
             let ahead = s.output_rows(self.guess(s, mtp, pair)?)?;
             mtp_logits = ahead
-                .map(|rows| self.guessed_logits(s, mtp, rows))
+                .map(|rows| self.guessed_logits(s, mtp, rows, ALL))
                 .transpose()?;
         } else {
             mtp.block.remember(s, pair)?;
@@ -361,7 +373,7 @@ impl Network for Decoder {
         let hidden = self.guess(s, mtp, pair)?;
         s.keep_draft(DRAFTED_HIDDEN, hidden)?;
         Ok(Outputs {
-            mtp_logits: Some(self.guessed_logits(s, mtp, hidden)?),
+            mtp_logits: Some(self.guessed_logits(s, mtp, hidden, s.draft_vocab())?),
             ..Outputs::default()
         })
     }
