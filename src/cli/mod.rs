@@ -31,6 +31,7 @@ mod spec_args;
 mod speculation;
 mod synth;
 mod table;
+mod template_args;
 mod tokenize;
 
 use std::ffi::OsString;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use oxling::chat::{ChatTemplate, builtin_template_names};
+use oxling::chat::ChatTemplate;
 use oxling::gguf::{Gguf, Metadata};
 use oxling::server::http::{Keys, Limits, Server, ServerConfig, TemplateChoice, serve};
 use oxling::server::worker::{EngineHandle, WorkerConfig, spawn};
@@ -18,7 +18,7 @@ pub use args::ServeArgs;
 
 use super::errors::hinted;
 use super::interrupt::Interrupt;
-use super::model_args::{OnOffAuto, read_text};
+use super::model_args::read_text;
 
 /// Slots if nobody says how many.
 const SLOTS: u32 = 4;
@@ -30,7 +30,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     // What can be wrong with the flags is said before a large model is loaded.
     let keys = keys(args)?;
     let template = template(args)?;
-    let kwargs = kwargs(args)?;
+    let kwargs = args.template.kwargs()?;
     if let Some(folder) = &args.server.slot_save_path {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -60,8 +60,8 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
             n_predict: u32::try_from(args.server.predict).ok(),
             template,
             template_kwargs: kwargs,
-            thinking: thinking(args),
-            split_thoughts: args.chat.reasoning_format != args::ReasoningFormat::None,
+            thinking: args.template.thinking(),
+            split_thoughts: args.template.split_thoughts(),
             prefill_assistant: !args.chat.no_prefill_assistant,
         };
         let engine = engine(args, gguf)?;
@@ -155,50 +155,15 @@ fn keys(args: &ServeArgs) -> Result<Keys> {
     Ok(keys)
 }
 
+/// The chat template, which is checked before a model is loaded.
 fn template(args: &ServeArgs) -> Result<TemplateChoice> {
-    if let Some(path) = &args.chat.chat_template_file {
-        let source = read_text(path)?;
-        ChatTemplate::new(&source, "", "")?;
-        return Ok(TemplateChoice::Source(source));
+    let choice = args.template.choice()?;
+    match &choice {
+        TemplateChoice::Model => {}
+        TemplateChoice::Builtin(name) => drop(ChatTemplate::builtin(name, "", "")?),
+        TemplateChoice::Source(source) => drop(ChatTemplate::new(source, "", "")?),
     }
-    Ok(match &args.chat.chat_template {
-        None => TemplateChoice::Model,
-        Some(given)
-            if builtin_template_names().any(|name| name == given) || !given.contains('{') =>
-        {
-            ChatTemplate::builtin(given, "", "")?;
-            TemplateChoice::Builtin(given.clone())
-        }
-        Some(given) => {
-            ChatTemplate::new(given, "", "")?;
-            TemplateChoice::Source(given.clone())
-        }
-    })
-}
-
-fn kwargs(args: &ServeArgs) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let mut kwargs = match &args.chat.chat_template_kwargs {
-        None => serde_json::Map::new(),
-        Some(json) => serde_json::from_str(json).map_err(|e| {
-            hinted(
-                format!("--chat-template-kwargs: {e}"),
-                r#"expected a JSON object, as in '{"enable_thinking": true}'"#,
-            )
-        })?,
-    };
-    let effort = args.chat.reasoning_effort.as_deref();
-    if let Some(level) = effort.filter(|level| !matches!(*level, "default" | "none")) {
-        kwargs.insert("reasoning_effort".to_owned(), level.into());
-    }
-    Ok(kwargs)
-}
-
-fn thinking(args: &ServeArgs) -> Option<bool> {
-    match args.chat.reasoning {
-        OnOffAuto::On => Some(true),
-        OnOffAuto::Off => Some(false),
-        OnOffAuto::Auto => (args.chat.reasoning_effort.as_deref() == Some("none")).then_some(false),
-    }
+    Ok(choice)
 }
 
 fn limits(args: &ServeArgs) -> Limits {

@@ -4,12 +4,13 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{ArgAction, Args};
 
 use crate::cli::grammar_args::GrammarArgs;
 use crate::cli::model_args::{ComputeArgs, ModelArgs, OnOffAuto};
 use crate::cli::sampling_args::SamplingArgs;
 use crate::cli::spec_args::SpecArgs;
+use crate::cli::template_args::TemplateArgs;
 
 const EXAMPLES: &str = "\
 With a chat template in the model, -p is the first turn of a chat; add -st for a single answer. Without one, or with
@@ -38,6 +39,8 @@ pub struct RunArgs {
     pub prompt: PromptArgs,
     #[command(flatten)]
     pub chat: ChatArgs,
+    #[command(flatten)]
+    pub template: TemplateArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
@@ -94,39 +97,6 @@ pub struct ChatArgs {
     /// Complete the text without a chat template [-no-cnv].
     #[arg(long, overrides_with = "conversation")]
     pub no_conversation: bool,
-    /// Use the model's own template through Jinja; always so, the flag is accepted for llama.cpp's sake.
-    #[arg(long, overrides_with = "no_jinja")]
-    pub jinja: bool,
-    #[arg(long, hide = true, overrides_with = "jinja")]
-    pub no_jinja: bool,
-    /// Name of a built-in chat template, or the text of one.
-    #[arg(
-        long,
-        value_name = "NAME|TEXT",
-        allow_hyphen_values = true,
-        env = "LLAMA_ARG_CHAT_TEMPLATE"
-    )]
-    pub chat_template: Option<String>,
-    /// File with a chat template.
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "chat_template",
-        env = "LLAMA_ARG_CHAT_TEMPLATE_FILE"
-    )]
-    pub chat_template_file: Option<PathBuf>,
-    /// Further variables for the template, as in '{"enable_thinking": true}'.
-    #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS")]
-    pub chat_template_kwargs: Option<String>,
-    /// Let the model think before it answers; auto leaves it to the template [-rea].
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = OnOffAuto::Auto, env = "LLAMA_ARG_REASONING")]
-    pub reasoning: OnOffAuto,
-    /// Where thoughts go: `deepseek` takes them out of the answer and shows them on stderr, `none` leaves them in it.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReasoningFormat::Auto, env = "LLAMA_ARG_THINK")]
-    pub reasoning_format: ReasoningFormat,
-    /// Effort the template asks for, such as `low` or `high`; `none` turns thinking off.
-    #[arg(long, value_name = "LEVEL", env = "LLAMA_ARG_REASONING_EFFORT")]
-    pub reasoning_effort: Option<String>,
     /// Enter starts a new line, a line that ends in `\` sends [-mli]. Otherwise the other way round.
     #[arg(long)]
     pub multiline_input: bool,
@@ -165,17 +135,6 @@ pub struct OutputArgs {
     /// There is no warm-up to leave out; accepted for llama.cpp's sake.
     #[arg(long, action = ArgAction::SetTrue)]
     pub no_warmup: bool,
-}
-
-/// What happens to thoughts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ReasoningFormat {
-    /// As `deepseek`.
-    Auto,
-    /// Thoughts stay in the answer, with their tags.
-    None,
-    /// Thoughts are told from the answer.
-    Deepseek,
 }
 
 impl OutputArgs {

@@ -19,15 +19,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use oxling::chat::{ChatTemplate, builtin_template_names};
+use oxling::chat::ChatTemplate;
 use oxling::engine::speculation::Speculation;
 use oxling::engine::{Engine, Finish};
 use oxling::ggml::Device;
 use oxling::model::Model;
-use serde_json::{Map, Value};
+use oxling::server::http::TemplateChoice;
 
 use crate::cli::interrupt::{EXIT_CODE, Interrupt};
-use args::ReasoningFormat;
 pub use args::RunArgs;
 use conversation::Conversation;
 use editor::Reader;
@@ -52,7 +51,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     // What can be wrong with the flags is said before a large model is loaded.
     let texts = Texts::read(args)?;
-    let kwargs = template_variables(args)?;
+    let kwargs = args.template.kwargs()?;
     let grammar = args.grammar.spec()?;
     let gguf = args.model.open()?;
     let sampling = args.sampling.params(gguf.metadata())?;
@@ -164,27 +163,6 @@ fn list_devices(devices: &[Device]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn template_variables(args: &RunArgs) -> Result<Map<String, Value>> {
-    let mut kwargs = match &args.chat.chat_template_kwargs {
-        None => Map::new(),
-        Some(json) => serde_json::from_str(json).map_err(|e| {
-            hinted(
-                format!("--chat-template-kwargs: {e}"),
-                r#"expected a JSON object, as in '{"enable_thinking": true}'"#,
-            )
-        })?,
-    };
-    if let Some(level) = args
-        .chat
-        .reasoning_effort
-        .as_deref()
-        .filter(|level| !matches!(*level, "default" | "none"))
-    {
-        kwargs.insert("reasoning_effort".to_owned(), level.into());
-    }
-    Ok(kwargs)
-}
-
 /// The template of the chat, `None` if the text is to be completed.
 fn chat_template(args: &RunArgs, model: &Model) -> Result<Option<ChatTemplate>> {
     if args.chat.no_conversation {
@@ -193,17 +171,12 @@ fn chat_template(args: &RunArgs, model: &Model) -> Result<Option<ChatTemplate>> 
     let tokenizer = model.tokenizer();
     let text = |id: Option<u32>| id.map_or("", |id| tokenizer.token_text(id));
     let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
-    if let Some(path) = &args.chat.chat_template_file {
-        return Ok(Some(ChatTemplate::new(&read_text(path)?, bos, eos)?));
-    }
-    if let Some(given) = &args.chat.chat_template {
-        let is_name = builtin_template_names().any(|name| name == given) || !given.contains('{');
-        let template = if is_name {
-            ChatTemplate::builtin(given, bos, eos)
-        } else {
-            ChatTemplate::new(given, bos, eos)
-        };
-        return Ok(Some(template?));
+    match args.template.choice()? {
+        TemplateChoice::Model => {}
+        TemplateChoice::Builtin(name) => {
+            return Ok(Some(ChatTemplate::builtin(&name, bos, eos)?));
+        }
+        TemplateChoice::Source(source) => return Ok(Some(ChatTemplate::new(&source, bos, eos)?)),
     }
     let own = ChatTemplate::from_metadata(model.gguf().metadata(), tokenizer, None)?;
     if own.is_none() && args.chat.conversation {
@@ -265,14 +238,10 @@ fn chat(
     mut conversation: Conversation,
     first: Option<String>,
 ) -> Result<ExitCode> {
-    let effort_off = args.chat.reasoning_effort.as_deref() == Some("none");
-    match args.chat.reasoning {
-        OnOffAuto::On => conversation.set_thinking(Some(true))?,
-        OnOffAuto::Off => conversation.set_thinking(Some(false))?,
-        OnOffAuto::Auto if effort_off => conversation.set_thinking(Some(false))?,
-        OnOffAuto::Auto => {}
+    if let Some(think) = args.template.thinking() {
+        conversation.set_thinking(Some(think))?;
     }
-    let split_thoughts = args.chat.reasoning_format != ReasoningFormat::None;
+    let split_thoughts = args.template.split_thoughts();
     let interactive = std::io::stdin().is_terminal();
     let single = args.chat.single_turn;
     let first = match first {

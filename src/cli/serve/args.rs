@@ -8,9 +8,10 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::cli::hub_args::Secret;
-use crate::cli::model_args::{ComputeArgs, ModelArgs, OnOffAuto};
+use crate::cli::model_args::{ComputeArgs, ModelArgs};
 use crate::cli::sampling_args::SamplingArgs;
 use crate::cli::spec_args::SpecArgs;
+use crate::cli::template_args::TemplateArgs;
 
 const EXAMPLES: &str = "\
 Clients of OpenAI use http://HOST:PORT/v1, clients of Anthropic http://HOST:PORT; a browser finds a page to chat with
@@ -35,6 +36,8 @@ pub struct ServeArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub server: HttpArgs,
+    #[command(flatten)]
+    pub template: TemplateArgs,
     #[command(flatten)]
     pub chat: ChatArgs,
     #[command(flatten)]
@@ -212,55 +215,12 @@ pub enum LogFormat {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Chat")]
 pub struct ChatArgs {
-    /// Use the model's own template through Jinja; always so, the flag is accepted for llama.cpp's sake.
-    #[arg(long)]
-    pub jinja: bool,
-    /// Name of a built-in chat template, or the text of one.
-    #[arg(
-        long,
-        value_name = "NAME|TEXT",
-        allow_hyphen_values = true,
-        env = "LLAMA_ARG_CHAT_TEMPLATE"
-    )]
-    pub chat_template: Option<String>,
-    /// File with a chat template.
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "chat_template",
-        env = "LLAMA_ARG_CHAT_TEMPLATE_FILE"
-    )]
-    pub chat_template_file: Option<PathBuf>,
-    /// Further variables for the template, as in '{"enable_thinking": true}'.
-    #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS")]
-    pub chat_template_kwargs: Option<String>,
-    /// Let the model think before it answers; auto leaves it to the template and the request [-rea].
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = OnOffAuto::Auto, env = "LLAMA_ARG_REASONING")]
-    pub reasoning: OnOffAuto,
-    /// Where thoughts go: `deepseek` into `reasoning_content`, `none` leaves them in the answer with their tags.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ReasoningFormat::Auto, env = "LLAMA_ARG_THINK")]
-    pub reasoning_format: ReasoningFormat,
-    /// Effort the template asks for, such as `low` or `high`; `none` turns thinking off.
-    #[arg(long, value_name = "LEVEL", env = "LLAMA_ARG_REASONING_EFFORT")]
-    pub reasoning_effort: Option<String>,
     /// Continue a message of the assistant at the end of a conversation; the default.
     #[arg(long, overrides_with = "no_prefill_assistant")]
     pub prefill_assistant: bool,
     /// Answer it instead.
     #[arg(long, overrides_with = "prefill_assistant")]
     pub no_prefill_assistant: bool,
-}
-
-/// What happens to thoughts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ReasoningFormat {
-    /// As `deepseek`.
-    Auto,
-    /// Thoughts stay in the answer, with their tags.
-    None,
-    /// Thoughts are told from the answer.
-    #[value(alias = "deepseek-legacy")]
-    Deepseek,
 }
 
 /// Flags of llama-server that ask for what is so anyway, or for what has no counterpart here. They are taken so that
@@ -293,8 +253,6 @@ pub struct IgnoredArgs {
     slot_prompt_similarity: Option<f32>,
     #[arg(long, hide = true)]
     swa_full: bool,
-    #[arg(long, hide = true)]
-    no_jinja: bool,
     #[arg(long, hide = true, alias = "webui")]
     ui: bool,
     #[arg(long, hide = true, value_name = "LIST")]
