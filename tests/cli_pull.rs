@@ -6,14 +6,22 @@
 #[path = "common/hub_server.rs"]
 mod hub_server;
 
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "common/http.rs"]
+mod http;
+
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::cargo_bin;
 use hub_server::{Answer, COMMIT, Repo, Server};
 use serde_json::Value;
 
 const DEMO: &str = "tiny-ling-IQ4_NL.gguf";
+/// What has not happened by then never will.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn demo() -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models");
@@ -216,14 +224,69 @@ fn refusals_have_a_hint_and_keep_the_token_to_themselves() {
     assert_eq!(sent[0].header("authorization"), Some("Bearer hf_secret"));
 }
 
+#[test]
+fn a_server_answers_while_its_model_arrives() {
+    let cache = tempfile::tempdir().unwrap();
+    let repo = Repo::new("org/name").file(DEMO, demo());
+    let hub = Server::start(move |request, _| match request.is_download() {
+        true => repo.answer(request).slow(Duration::from_micros(200)),
+        false => repo.answer(request),
+    });
+    let flags = ["serve", "-hf", "org/name", "--port", "0", "-np", "1"];
+    let mut command = oxling(&hub, cache.path(), &flags);
+    let mut child = command.args(["-c", "256"]).stderr(Stdio::piped()).spawn();
+    let child = child.as_mut().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let address = loop {
+        let line = lines.next().expect("an address").unwrap();
+        if let Some((_, address)) = line.split_once("http://") {
+            break address.parse().unwrap();
+        }
+    };
+    let client = http::Client::new(address);
+    let (start, mut arrived) = (Instant::now(), Vec::new());
+    loop {
+        let reply = client.get("/health");
+        if reply.status == 200 {
+            break;
+        }
+        assert_eq!(reply.status, 503);
+        let error = reply.json()["error"].clone();
+        if error["progress"]["what"] == format!("downloading {DEMO}") {
+            assert_eq!(error["progress"]["total"], demo().len());
+            arrived.extend(error["progress"]["done"].as_u64());
+        }
+        assert!(start.elapsed() < PATIENCE, "{error}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(arrived.is_sorted());
+    arrived.dedup();
+    assert!(arrived.len() > 2, "{arrived:?}");
+    let body = serde_json::json!({ "prompt": "The capital of France is", "n_predict": 2 });
+    assert_eq!(client.post("/completion", &body).status, 200);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_server_without_its_model_ends() {
+    let cache = tempfile::tempdir().unwrap();
+    let hub = Server::start(|_, _| Answer::new(403, "").with("X-Error-Code", "GatedRepo"));
+    let flags = ["serve", "-hf", "org/name", "--port", "0"];
+    let (code, _, stderr) = outcome(&mut oxling(&hub, cache.path(), &flags));
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("error: "), "{stderr}");
+    assert!(
+        stderr.contains("denies access to repository `org/name`"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("hint: "), "{stderr}");
+}
+
 /// Ctrl-C on a download that goes on for minutes.
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_and_the_next_run_goes_on() {
-    use std::process::Stdio;
-    use std::time::{Duration, Instant};
-    let patience = Duration::from_secs(60);
-
     let cache = tempfile::tempdir().unwrap();
     let repo = Repo::new("org/name").file(DEMO, demo());
     let server = Server::start(
@@ -245,7 +308,7 @@ fn ctrl_c_stops_and_the_next_run_goes_on() {
     let arrived = || std::fs::metadata(&partial).map_or(0, |m| m.len());
     let start = Instant::now();
     while arrived() < 4096 {
-        assert!(start.elapsed() < patience, "nothing arrived");
+        assert!(start.elapsed() < PATIENCE, "nothing arrived");
         std::thread::sleep(Duration::from_millis(10));
     }
     let id = child.id().to_string();

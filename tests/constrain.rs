@@ -239,6 +239,7 @@ fn calls_of_every_form_come_back() {
             tools: tools.clone(),
             choice: ToolChoice::Required,
             parallel: false,
+            answer: None,
         };
         let grammar = grammars.compile(&spec, Start::Now).expect("good tools");
         for seed in 0..5 {

@@ -664,6 +664,33 @@ fn failed_server(load: Loader) -> EngineHandle {
 }
 
 #[test]
+fn loading_says_how_far_it_is() {
+    const STEPS: [u64; 3] = [0, 50, 100];
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let load: Loader = Box::new(move |progress| {
+        for done in STEPS {
+            progress(done, 100);
+            wait.recv().map_err(|e| e.to_string())?;
+        }
+        Err("enough".to_owned())
+    });
+    let handle = spawn(WorkerConfig { load, ..config() });
+    let start = Instant::now();
+    for percent in STEPS {
+        while !matches!(handle.state(), EngineState::Loading(now)
+            if now.percent() == Some(percent) && &*now.what == "weights")
+        {
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "never {percent} %"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        go.send(()).unwrap();
+    }
+}
+
+#[test]
 fn a_model_that_cannot_be_loaded_is_a_state_and_not_a_crash() {
     failed_server(Box::new(|_| panic!("a bug, wanted by this test")));
     let handle = failed_server(Box::new(|_| Err("no such file".to_owned())));

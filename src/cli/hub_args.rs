@@ -49,8 +49,8 @@ impl fmt::Debug for Secret {
 }
 
 impl HubArgs {
-    /// Downloads what is missing. Ctrl-C stops it and keeps what is here.
-    pub fn pull(&self, wanted: &Wanted) -> Result<Pulled> {
+    /// Downloads what is missing, and shows it. Ctrl-C stops it and keeps what is here. `listen` hears it too.
+    pub fn pull(&self, wanted: &Wanted, listen: &mut dyn FnMut(&Event<'_>)) -> Result<Pulled> {
         let mut settings = Settings::from_env(|name| std::env::var(name).ok())?;
         settings.offline |= self.offline;
         settings.token = match &self.hf_token {
@@ -64,7 +64,11 @@ impl HubArgs {
         let never = std::sync::atomic::AtomicBool::new(false);
         let stop = busy.as_ref().map_or(&never, |busy| busy.stop());
         let mut shown = Shown(None);
-        Ok(hub.pull(wanted, stop, &mut |event| shown.show(&event))?)
+        let mut listen = |event: Event<'_>| {
+            shown.show(&event);
+            listen(&event);
+        };
+        Ok(hub.pull(wanted, stop, &mut listen)?)
     }
 }
 

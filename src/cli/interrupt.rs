@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
@@ -12,7 +12,8 @@ pub const EXIT_CODE: u8 = 130;
 
 #[derive(Debug, Default)]
 struct Flags {
-    busy: AtomicBool,
+    /// Pieces of work that can be stopped.
+    busy: AtomicUsize,
     stop: AtomicBool,
 }
 
@@ -34,7 +35,8 @@ impl Interrupt {
         let flags = Arc::new(Flags::default());
         let seen = Arc::clone(&flags);
         ctrlc::set_handler(move || {
-            let first = seen.busy.load(Ordering::SeqCst) && !seen.stop.swap(true, Ordering::SeqCst);
+            let busy = seen.busy.load(Ordering::SeqCst) > 0;
+            let first = busy && !seen.stop.swap(true, Ordering::SeqCst);
             if !first {
                 std::process::exit(i32::from(EXIT_CODE));
             }
@@ -45,8 +47,9 @@ impl Interrupt {
 
     /// Work starts that can be stopped.
     pub fn busy(&self) -> Busy {
-        self.0.stop.store(false, Ordering::SeqCst);
-        self.0.busy.store(true, Ordering::SeqCst);
+        if self.0.busy.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.0.stop.store(false, Ordering::SeqCst);
+        }
         Busy(Arc::clone(&self.0))
     }
 }
@@ -60,6 +63,6 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.store(false, Ordering::SeqCst);
+        self.0.busy.fetch_sub(1, Ordering::SeqCst);
     }
 }

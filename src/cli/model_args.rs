@@ -9,7 +9,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use oxling::engine::{EngineConfig, FlashAttention};
 use oxling::ggml::{DType, Device, add_rpc_server};
 use oxling::gguf::Gguf;
-use oxling::hub::{FileName, Reference, Revision, Wanted};
+use oxling::hub::{Event, FileName, Reference, Revision, Wanted};
 use oxling::model::{LoadOptions, Model};
 
 use super::errors::hinted;
@@ -261,7 +261,23 @@ mod demo {
 impl ModelArgs {
     /// Opens the file, or the demo model, and says so.
     pub fn open(&self) -> Result<Arc<Gguf>> {
-        if let Some(path) = self.file()? {
+        self.say_demo();
+        self.open_telling(&mut |_| {})
+    }
+
+    /// Says that the demo model is used, if it is.
+    pub fn say_demo(&self) {
+        let named = self.model.is_some() || self.hf_repo.is_some() || self.hf_file.is_some();
+        if !named && demo::bytes().is_some() {
+            anstream::eprintln!(
+                "using the built-in demo model tiny-ling (19M parameters; -m FILE for another)"
+            );
+        }
+    }
+
+    /// As [`Self::open`], but says nothing; `listen` hears of a download.
+    pub fn open_telling(&self, listen: &mut dyn FnMut(&Event<'_>)) -> Result<Arc<Gguf>> {
+        if let Some(path) = self.file(listen)? {
             return Ok(Arc::new(Gguf::open(&path)?));
         }
         let Some(bytes) = demo::bytes() else {
@@ -270,14 +286,11 @@ impl ModelArgs {
                 "name a GGUF file with -m FILE",
             ));
         };
-        anstream::eprintln!(
-            "using the built-in demo model tiny-ling (19M parameters; -m FILE for another)"
-        );
         Ok(Arc::new(Gguf::from_static("tiny-ling (built in)", bytes)?))
     }
 
     /// The file named, downloaded if it has to be; `None` for the demo model.
-    fn file(&self) -> Result<Option<PathBuf>> {
+    fn file(&self, listen: &mut dyn FnMut(&Event<'_>)) -> Result<Option<PathBuf>> {
         let wanted = match (&self.model, &self.hf_repo) {
             (Some(_), Some(_)) => {
                 let hint = "leave one of them out; LLAMA_ARG_MODEL counts as -m";
@@ -295,22 +308,32 @@ impl ModelArgs {
                 revision: Revision::default(),
             },
         };
-        let pulled = self.hub.pull(&wanted)?;
+        let pulled = self.hub.pull(&wanted, listen)?;
         Ok(pulled.files.into_iter().next().map(|file| file.path))
     }
 
     /// Loads a model with a progress bar on stderr.
     pub fn load(&self) -> Result<Model> {
-        Self::load_with(self.open()?, &self.options()?)
+        Self::load_with(self.open()?, &self.options()?, &mut |_, _| {})
     }
 
     /// Loads an opened file as [`Self::load`] does, its MTP head only if it will be used.
     pub fn load_for(&self, gguf: Arc<Gguf>, mtp: bool) -> Result<Model> {
+        self.load_telling(gguf, mtp, &mut |_, _| {})
+    }
+
+    /// As [`Self::load_for`]; `listen` hears of bytes done and bytes in all.
+    pub fn load_telling(
+        &self,
+        gguf: Arc<Gguf>,
+        mtp: bool,
+        listen: &mut dyn FnMut(u64, u64),
+    ) -> Result<Model> {
         let options = LoadOptions {
             mtp,
             ..self.options()?
         };
-        Self::load_with(gguf, &options)
+        Self::load_with(gguf, &options, listen)
     }
 
     /// Connects to the RPC servers and gives all devices there are then, the servers' first.
@@ -327,10 +350,15 @@ impl ModelArgs {
         Ok(all)
     }
 
-    fn load_with(gguf: Arc<Gguf>, options: &LoadOptions) -> Result<Model> {
+    fn load_with(
+        gguf: Arc<Gguf>,
+        options: &LoadOptions,
+        listen: &mut dyn FnMut(u64, u64),
+    ) -> Result<Model> {
         let mut progress = LoadProgress::new();
         let model = Model::load(gguf, options, &mut |done, total| {
-            progress.update(done, total)
+            progress.update(done, total);
+            listen(done, total);
         })?;
         progress.finish();
         Ok(model)

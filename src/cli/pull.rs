@@ -69,7 +69,7 @@ pub fn run(args: &PullArgs) -> Result<()> {
         file: args.file.clone(),
         revision: args.revision.clone(),
     };
-    let pulled = args.hub.pull(&wanted)?;
+    let pulled = args.hub.pull(&wanted, &mut |_| {})?;
     anstream::eprintln!("{}", summary(&pulled));
     let mut out = std::io::stdout().lock();
     if args.json {

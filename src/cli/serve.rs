@@ -3,30 +3,28 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod loader;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use oxling::chat::ChatTemplate;
-use oxling::gguf::{Gguf, Metadata};
 use oxling::server::http::{Keys, Limits, Server, ServerConfig, TemplateChoice, serve};
-use oxling::server::worker::{EngineHandle, WorkerConfig, spawn};
 
 pub use args::ServeArgs;
+use loader::Failure;
 
 use super::errors::hinted;
 use super::interrupt::Interrupt;
 use super::model_args::read_text;
 
-/// Slots if nobody says how many.
-const SLOTS: u32 = 4;
 /// Threads that convert requests: templates, grammars, tokenising. Each may keep memory of its own.
 const CONVERTERS: usize = 8;
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
+    oxling::ggml::give_memory_back();
     // What can be wrong with the flags is said before a large model is loaded.
     let keys = keys(args)?;
     let template = template(args)?;
@@ -43,7 +41,6 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
         .context("cannot start threads")?;
     runtime.block_on(async {
         let server = Server::bind(&args.server.host, args.server.port).await?;
-        let gguf = args.model.open()?;
         let config = ServerConfig {
             keys,
             cache_shared: args.server.cache_shared,
@@ -56,7 +53,6 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
             props: args.server.props,
             page: !args.server.no_ui,
             slot_folder: args.server.slot_save_path.clone(),
-            sampling: args.sampling.params(gguf.metadata())?,
             n_predict: u32::try_from(args.server.predict).ok(),
             template,
             template_kwargs: kwargs,
@@ -64,12 +60,19 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
             split_thoughts: args.template.split_thoughts(),
             prefill_assistant: !args.chat.no_prefill_assistant,
         };
-        let engine = engine(args, gguf)?;
+        args.model.say_demo();
         say_where(args, &server);
         let interrupt = Interrupt::listen()?;
         // While this lives, the first Ctrl-C is an orderly end and the second leaves at once.
         let _busy = interrupt.busy();
-        serve(server, config, engine, end()).await?;
+        let failure = Failure::default();
+        let engine = loader::spawn(args, &failure);
+        let served = serve(server, config, engine, end()).await;
+        // What the engine's thread met says more than the server knows.
+        if let Some(error) = failure.take() {
+            return Err(error);
+        }
+        served?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -112,33 +115,6 @@ fn say_where(args: &ServeArgs, server: &Server) {
     }
 }
 
-/// Starts the engine thread.
-fn engine(args: &ServeArgs, gguf: Arc<Gguf>) -> Result<EngineHandle> {
-    let mut config = args.compute.engine_config()?;
-    config.n_seq = u32::try_from(args.server.parallel).unwrap_or(SLOTS).max(1);
-    let head = has_head(gguf.metadata()) && args.spec.wants_head();
-    let speculation = args.spec.params_for(head, &mut config)?;
-    let model = args.model.clone();
-    let cache_ram = u64::try_from(args.server.cache_ram).map_or(u64::MAX, |mib| mib << 20);
-    Ok(spawn(WorkerConfig {
-        load: Box::new(move |_| model.load_for(gguf, head).map_err(|e| format!("{e:#}"))),
-        alias: args.server.alias.clone(),
-        engine: config,
-        speculation,
-        queue: args.server.queue,
-        prefill_budget: args.server.prefill_budget,
-        cache_ram,
-        exact: args.server.exact,
-    }))
-}
-
-/// Whether the file says that it has an MTP head.
-fn has_head(md: &Metadata) -> bool {
-    let architecture = md.str("general.architecture").ok().flatten();
-    let n = architecture.map(|name| md.u32(&format!("{name}.nextn_predict_layers")));
-    matches!(n, Some(Ok(Some(n))) if n > 0)
-}
-
 fn keys(args: &ServeArgs) -> Result<Keys> {
     let file = match &args.server.api_key_file {
         Some(path) => read_text(path)?,
@@ -170,6 +146,8 @@ fn limits(args: &ServeArgs) -> Limits {
     Limits {
         body: args.server.max_body_mib.saturating_mul(1 << 20),
         body_time: Duration::from_secs(args.server.timeout),
+        idle: Duration::from_secs(args.server.timeout_idle),
+        connections: args.server.max_connections,
         shutdown: Duration::from_secs(args.server.shutdown_timeout),
     }
 }

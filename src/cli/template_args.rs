@@ -14,7 +14,7 @@ use super::errors::hinted;
 use super::model_args::{OnOffAuto, read_text};
 
 /// How messages become a prompt, and whether the model thinks.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Chat")]
 pub struct TemplateArgs {
     /// Use the model's own template through Jinja; always so, the flag is accepted for llama.cpp's sake.

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use llguidance::Matcher;
+
 use super::vocab::{MOST_SPACE, Vocabulary};
 use super::worker::{Shared, Worker, message};
 use super::{Constrainer, Start};
@@ -29,7 +31,7 @@ enum Phase {
 
 /// What follows a text that began like this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opening {
+pub(super) enum Opening {
     No,
     Maybe,
     /// The tag ends after this many bytes.
@@ -37,7 +39,7 @@ enum Opening {
 }
 
 /// Whether a text is white space and then the start of `open`.
-fn opening(text: &[u8], open: &[u8]) -> Opening {
+pub(super) fn opening(text: &[u8], open: &[u8]) -> Opening {
     let space = text.iter().take_while(|b| b.is_ascii_whitespace()).count();
     let rest = &text[space..];
     if space > MOST_SPACE {
@@ -51,8 +53,15 @@ fn opening(text: &[u8], open: &[u8]) -> Opening {
     }
 }
 
-fn find(text: &[u8], pattern: &[u8]) -> Option<usize> {
+pub(super) fn find(text: &[u8], pattern: &[u8]) -> Option<usize> {
     text.windows(pattern.len()).position(|w| w == pattern)
+}
+
+/// Tokens whose bytes are these; the grammar goes by bytes, so any will do.
+pub(super) fn split(matcher: &Matcher, bytes: &[u8]) -> Option<Vec<u32>> {
+    let env = matcher.tok_env().ok()?;
+    let tokens = env.tok_trie().greedy_tokenize(bytes);
+    (env.tok_trie().decode(&tokens) == bytes).then_some(tokens)
 }
 
 /// Length of white space that fits between a thought and the answer, `None` if it is something else.
@@ -91,7 +100,7 @@ impl Answer {
     pub(super) fn new(
         vocabulary: Arc<Vocabulary>,
         worker: Option<Worker>,
-        matcher: llguidance::Matcher,
+        matcher: Matcher,
         start: Start,
     ) -> Self {
         let complete = matcher.is_stopped() && !matcher.is_error();
@@ -117,6 +126,48 @@ impl Answer {
             failure: None,
             ahead: 0,
         }
+    }
+
+    /// The same grammar in the same state.
+    pub(super) fn twin(&self) -> Self {
+        let matcher = self.shared.turn().look(|matcher| matcher.clone());
+        let lost = || Some("the matcher is lost".to_owned());
+        let (shared, failure) = match matcher {
+            Some(matcher) => (Shared::new(matcher), self.failure.clone()),
+            None => (Arc::clone(&self.shared), lost()),
+        };
+        Self {
+            vocabulary: Arc::clone(&self.vocabulary),
+            worker: self.worker.clone(),
+            shared,
+            phase: self.phase.clone(),
+            alive: self.alive,
+            complete: self.complete,
+            ended: self.ended,
+            failure,
+            ahead: self.ahead,
+        }
+    }
+
+    /// Whether a part of a token may come next.
+    pub(super) fn fits_bytes(&self, bytes: &[u8]) -> bool {
+        let fits = |matcher: &mut Matcher| {
+            let tokens = split(matcher, bytes)?;
+            Some(matcher.validate_tokens(&tokens).ok()? == tokens.len())
+        };
+        self.shared.turn().look(fits).flatten().unwrap_or(false)
+    }
+
+    /// Takes a part of a token.
+    pub(super) fn feed_bytes(&mut self, bytes: &[u8]) -> bool {
+        let feed = |matcher: &mut Matcher| {
+            let tokens = split(matcher, bytes)?;
+            matcher.consume_tokens(&tokens).ok()?;
+            Some(matcher.is_stopped() && matcher.stop_reason().is_ok())
+        };
+        let fed = self.shared.turn().change(feed).flatten();
+        self.complete = fed.unwrap_or(false);
+        fed.is_some()
     }
 
     fn bytes(&self, token: u32) -> &[u8] {
@@ -411,23 +462,7 @@ impl Constrainer for Answer {
     }
 
     fn fork(&self) -> Box<dyn Constrainer> {
-        let matcher = self.shared.turn().look(|matcher| matcher.clone());
-        let lost = || Some("the matcher is lost".to_owned());
-        let (shared, failure) = match matcher {
-            Some(matcher) => (Shared::new(matcher), self.failure.clone()),
-            None => (Arc::clone(&self.shared), lost()),
-        };
-        Box::new(Self {
-            vocabulary: Arc::clone(&self.vocabulary),
-            worker: self.worker.clone(),
-            shared,
-            phase: self.phase.clone(),
-            alive: self.alive,
-            complete: self.complete,
-            ended: self.ended,
-            failure,
-            ahead: self.ahead,
-        })
+        Box::new(self.twin())
     }
 }
 

@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::gbnf::lark_text as literal;
-use super::{ConstrainError, limits};
+use super::{ConstrainError, GrammarSpec, limits};
 use crate::chat::ToolFormat;
 use crate::chat::tools::{CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, CLOSE, OPEN, SEPARATOR};
 
@@ -17,7 +17,7 @@ const NO_ARGUMENTS: &str = r#"{"type":"object","properties":{},"additionalProper
 /// Which calls an answer must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToolChoice {
-    /// Text or calls, as the model likes: nothing is enforced.
+    /// Text or calls, as the model likes.
     Auto,
     /// At least one call.
     Required,
@@ -82,23 +82,44 @@ fn marker(text: &str, id: &dyn Fn(&str) -> Option<u32>) -> String {
     }
 }
 
-/// The lark grammar of an answer that is calls.
+/// What a grammar of calls describes.
+pub(super) enum Root<'a> {
+    /// The whole answer: calls, or with [`ToolChoice::Auto`] this JSON instead.
+    Calls {
+        choice: &'a ToolChoice,
+        parallel: bool,
+        answer: Option<&'a GrammarSpec>,
+    },
+    /// The part of an answer that starts with this opener.
+    Opened { text: &'static str, parallel: bool },
+}
+
+impl Root<'_> {
+    /// Whether more than one call may follow.
+    fn several(&self, format: ToolFormat) -> bool {
+        match self {
+            Self::Calls { parallel, .. } => *parallel && format != ToolFormat::BareJson,
+            Self::Opened { text, parallel } => *parallel && *text == CALLS_BEGIN,
+        }
+    }
+}
+
+/// The lark grammar of calls.
 pub(super) fn to_lark(
     format: ToolFormat,
     tools: &Value,
-    choice: &ToolChoice,
-    parallel: bool,
+    root: Root<'_>,
     id: &dyn Fn(&str) -> Option<u32>,
 ) -> Result<String, ConstrainError> {
     let mut tools = read(tools)?;
-    match choice {
-        // With `Auto` nothing is enforced.
-        ToolChoice::Auto | ToolChoice::Required => {}
-        ToolChoice::Named(name) => {
-            tools.retain(|tool| tool.name == name);
-            if tools.is_empty() {
-                return Err(wrong(format!("no function is named `{name}`")));
-            }
+    if let Root::Calls {
+        choice: ToolChoice::Named(name),
+        ..
+    } = root
+    {
+        tools.retain(|tool| tool.name == name);
+        if tools.is_empty() {
+            return Err(wrong(format!("no function is named `{name}`")));
         }
     }
     if tools.is_empty() {
@@ -107,6 +128,9 @@ pub(super) fn to_lark(
     let mark = |text: &str| marker(text, id);
     let mut lark = String::new();
     let (before, between, after) = match format {
+        _ if matches!(root, Root::Opened { text, .. } if text != CALLS_BEGIN) => {
+            (String::new(), "", String::new())
+        }
         ToolFormat::DeepSeekV3 | ToolFormat::DeepSeekV31 => {
             let between = if format == ToolFormat::DeepSeekV3 {
                 "\"\\n\""
@@ -117,12 +141,23 @@ pub(super) fn to_lark(
         }
         _ => (String::new(), "\"\\n\"", String::new()),
     };
-    let more = if parallel && format != ToolFormat::BareJson {
-        format!(" ({between} call)*")
-    } else {
-        String::new()
+    let more = match root.several(format) {
+        true => format!(" ({between} call)*"),
+        false => String::new(),
     };
-    lark.push_str(&format!("start: {before} call{more} {after}\n"));
+    let calls = format!("{before} call{more} {after}");
+    match root {
+        Root::Calls {
+            choice: ToolChoice::Auto,
+            answer: Some(answer),
+            ..
+        } => {
+            let schema = answer_schema(answer)?;
+            lark.push_str(&format!("start: calls | answer\ncalls: {calls}\n"));
+            lark.push_str(&format!("answer: %json {schema}\n"));
+        }
+        _ => lark.push_str(&format!("start: {calls}\n")),
+    }
     let names: Vec<String> = (0..tools.len()).map(|i| format!("call{i}")).collect();
     lark.push_str(&format!("call: {}\n", names.join(" | ")));
     for (i, tool) in tools.iter().enumerate() {
@@ -130,6 +165,15 @@ pub(super) fn to_lark(
     }
     limits::text("list of tools", &lark)?;
     Ok(lark)
+}
+
+/// The schema of an answer without calls.
+fn answer_schema(answer: &GrammarSpec) -> Result<Value, ConstrainError> {
+    match answer {
+        GrammarSpec::JsonObject => limits::schema(&json!({ "type": "object" })),
+        GrammarSpec::JsonSchema(schema) => limits::schema(schema),
+        _ => Err(wrong("an answer beside calls can only be JSON")),
+    }
 }
 
 /// Rules of one function.

@@ -1,4 +1,4 @@
-//! No constraint, where the interface wants one: an answer that may be text or calls.
+//! No constraint, where the interface wants one: calls that cannot be told from text before they are over.
 
 #![forbid(unsafe_code)]
 

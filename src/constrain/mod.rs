@@ -15,6 +15,7 @@ mod calls;
 mod error;
 mod free;
 mod gbnf;
+mod lazy;
 mod limits;
 mod vocab;
 mod worker;
@@ -36,6 +37,7 @@ pub use calls::ToolChoice;
 pub use error::ConstrainError;
 
 use answer::Answer;
+use lazy::{Lazy, Opener};
 use vocab::Vocabulary;
 use worker::Worker;
 
@@ -85,6 +87,9 @@ pub enum GrammarSpec {
         choice: ToolChoice,
         /// Whether several calls may follow each other.
         parallel: bool,
+        /// What an answer without a call must be: JSON. With [`ToolChoice::Auto`] only; without it such an answer
+        /// is free, and a call is bound once it has begun.
+        answer: Option<Box<GrammarSpec>>,
     },
 }
 
@@ -154,41 +159,122 @@ impl Grammars {
     ) -> Result<Box<dyn Constrainer>, ConstrainError> {
         // Before anything walks it.
         limits::check(spec)?;
-        if let GrammarSpec::ToolCalls {
-            tools,
-            choice: ToolChoice::Auto,
-            ..
-        } = spec
-        {
-            calls::check(tools)?;
+        match spec {
+            GrammarSpec::ToolCalls {
+                format,
+                tools,
+                choice: ToolChoice::Auto,
+                parallel,
+                answer: None,
+            } => self.lazy(*format, tools, *parallel, start),
+            GrammarSpec::ToolCalls {
+                answer: Some(answer),
+                ..
+            } => {
+                let compiled = self.whole(spec, start.clone());
+                // A schema that is at fault says so itself.
+                compiled.or_else(|e| self.whole(answer, start).and(Err(e)))
+            }
+            _ => self.whole(spec, start),
+        }
+    }
+
+    /// A grammar that holds from the start.
+    fn whole(
+        &self,
+        spec: &GrammarSpec,
+        start: Start,
+    ) -> Result<Box<dyn Constrainer>, ConstrainError> {
+        let kind = spec.clone();
+        let matcher = self.matcher(spec.clone(), b"", move |t| grammar(&kind, t))?;
+        Ok(Box::new(self.answer(matcher, start)))
+    }
+
+    /// Calls that are bound once they have begun.
+    fn lazy(
+        &self,
+        format: ToolFormat,
+        tools: &Value,
+        parallel: bool,
+        start: Start,
+    ) -> Result<Box<dyn Constrainer>, ConstrainError> {
+        calls::check(tools)?;
+        let mut openers = Vec::new();
+        for &text in format.openers() {
+            let spec = GrammarSpec::ToolCalls {
+                format,
+                tools: tools.clone(),
+                choice: ToolChoice::Required,
+                parallel,
+                answer: None,
+            };
+            let tools = tools.clone();
+            let make = move |tokenizer: &Tokenizer| {
+                let opened = calls::Root::Opened { text, parallel };
+                calls::to_lark(format, &tools, opened, &control(tokenizer))
+                    .map(TopLevelGrammar::from_lark)
+            };
+            let rest = self.matcher(spec, text.as_bytes(), make)?;
+            let rest = self.answer(rest, Start::Now);
+            openers.push(Opener { text, rest });
+        }
+        if openers.is_empty() || tools.as_array().is_some_and(Vec::is_empty) {
             return Ok(Box::new(free::Free));
         }
+        let vocabulary = Arc::clone(&self.vocabulary);
+        Ok(Box::new(Lazy::new(vocabulary, openers, parallel, start)))
+    }
+
+    fn answer(&self, matcher: Matcher, start: Start) -> Answer {
+        let vocabulary = Arc::clone(&self.vocabulary);
+        Answer::new(vocabulary, self.worker.clone(), matcher, start)
+    }
+
+    /// Compiles what `make` gives for `spec`, as far as after `begun`.
+    fn matcher(
+        &self,
+        spec: GrammarSpec,
+        begun: &'static [u8],
+        make: impl FnOnce(&Tokenizer) -> Result<TopLevelGrammar, ConstrainError> + Send + 'static,
+    ) -> Result<Matcher, ConstrainError> {
         let (factory, vocabulary) = (Arc::clone(&self.factory), Arc::clone(&self.vocabulary));
-        let kind = spec.clone();
-        // The first mask too: what cannot even begin is the grammar's fault, and better said at once.
         let mut matcher = limits::bounded(move |stop| {
-            let parser = factory.create_parser(grammar(&kind, &vocabulary.tokenizer)?);
-            let parser = parser.map_err(|e| kind.error(&e.to_string()))?;
+            let tokenizer = &vocabulary.tokenizer;
+            let parser = factory.create_parser(make(tokenizer)?);
+            let parser = parser.map_err(|e| spec.error(&e.to_string()))?;
             let mut matcher = Matcher::new(Ok(parser)).into_cancellable();
             if let Some(handle) = matcher.cancellation_handle() {
                 // Set once, here.
                 let _ = stop.set(handle);
             }
-            match matcher.compute_mask_or_eos().map_err(|e| e.to_string()) {
-                Ok(_) => Ok(matcher),
-                Err(e) if e.starts_with(NO_TEXT) => Err(kind.error("no text fits it")),
-                Err(e) => Err(kind.error(&e)),
+            if !begun.is_empty() {
+                let token = std::str::from_utf8(begun).ok().and_then(control(tokenizer));
+                let tokens = token.map(|id| vec![id]);
+                let tokens = tokens.or_else(|| answer::split(&matcher, begun));
+                let fed = matcher.consume_tokens(&tokens.unwrap_or_default());
+                fed.map_err(|e| spec.error(&e.to_string()))?;
             }
+            // The first mask too: what cannot even begin is the grammar's fault, and better said at once.
+            match matcher.compute_mask_or_eos().map_err(|e| e.to_string()) {
+                Ok(_) => {}
+                Err(e) if e.starts_with(NO_TEXT) => return Err(spec.error("no text fits it")),
+                Err(e) => return Err(spec.error(&e)),
+            }
+            limits::probe(&matcher).map_err(|e| spec.error(&e))?;
+            Ok(matcher)
         })?;
         for warning in matcher.grammar_warnings() {
             tracing::debug!("grammar: {warning}");
         }
-        Ok(Box::new(Answer::new(
-            Arc::clone(&self.vocabulary),
-            self.worker.clone(),
-            matcher,
-            start,
-        )))
+        Ok(matcher)
+    }
+}
+
+/// The control token of a text, where there is one.
+fn control(tokenizer: &Tokenizer) -> impl Fn(&str) -> Option<u32> {
+    |text| {
+        let id = tokenizer.token_id(text);
+        id.filter(|&id| tokenizer.is_control(id))
     }
 }
 
@@ -218,13 +304,14 @@ fn grammar(spec: &GrammarSpec, tokenizer: &Tokenizer) -> Result<TopLevelGrammar,
             tools,
             choice,
             parallel,
+            answer,
         } => {
-            let control = |text: &str| {
-                tokenizer
-                    .token_id(text)
-                    .filter(|&id| tokenizer.is_control(id))
+            let root = calls::Root::Calls {
+                choice,
+                parallel: *parallel,
+                answer: answer.as_deref(),
             };
-            let lark = calls::to_lark(*format, tools, choice, *parallel, &control)?;
+            let lark = calls::to_lark(*format, tools, root, &control(tokenizer))?;
             TopLevelGrammar::from_lark(lark)
         }
     })

@@ -4,6 +4,7 @@
 //! cancelled request**: the engine looks at [`Events::is_closed`] before every step, in the queue and in prefill too.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -267,11 +268,52 @@ pub struct SlotView {
     pub n_decoded: usize,
 }
 
+/// How far loading is: one of several stages, each with its own bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loading {
+    /// What is being done, as in `downloading model.gguf`; empty before anything is.
+    pub what: Arc<str>,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all; 0 where there is nothing to count.
+    pub total: u64,
+}
+
+impl Loading {
+    /// The start of a stage.
+    pub fn stage(what: impl Into<Arc<str>>, total: u64) -> Self {
+        Self {
+            what: what.into(),
+            done: 0,
+            total,
+        }
+    }
+
+    /// Whole percents of this stage, if they can be told.
+    pub fn percent(&self) -> Option<u64> {
+        let done = self.done.min(self.total);
+        (self.total > 0).then(|| (100.0 * (done as f64 / self.total as f64)) as u64)
+    }
+}
+
+impl std::fmt::Display for Loading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Loading model")?;
+        if !self.what.is_empty() {
+            write!(f, ": {}", self.what)?;
+        }
+        match self.percent() {
+            Some(percent) => write!(f, ", {percent} %"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// State of the engine thread, for `/health` and the first requests.
 #[derive(Debug, Clone)]
 pub enum EngineState {
-    /// Weights are being read: this share of them, 0 to 1.
-    Loading(f32),
+    /// The model is on its way.
+    Loading(Loading),
     /// Ready for commands.
     Ready,
     /// Loading failed.

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
-use super::protocol::{EngineState, SlotView};
-use crate::engine::sampling::VocabView;
+use super::protocol::{EngineState, Loading, SlotView};
+use crate::engine::sampling::{SamplingParams, VocabView};
 use crate::engine::speculation::SpeculationParams;
 use crate::engine::vocab_of;
 use crate::gguf::{Metadata, Value};
@@ -45,6 +45,8 @@ pub struct ModelInfo {
     pub architecture: &'static str,
     /// Whether an MTP head runs with every step, so that requests may guess with it.
     pub has_mtp: bool,
+    /// Sampling parameters of requests that do not say.
+    pub sampling: SamplingParams,
     /// Speculation of requests that do not say.
     pub speculation: SpeculationParams,
     /// Source of the file's chat template.
@@ -90,6 +92,7 @@ impl ModelInfo {
             n_slots,
             architecture: model.architecture().name,
             has_mtp: false,
+            sampling: SamplingParams::default(),
             speculation: SpeculationParams::default(),
             chat_template: template.map(str::to_owned),
             metadata,
@@ -111,7 +114,7 @@ pub struct Status {
 impl Default for Status {
     fn default() -> Self {
         Self {
-            state: watch::Sender::new(EngineState::Loading(0.0)),
+            state: watch::Sender::new(EngineState::Loading(Loading::default())),
             info: OnceLock::new(),
             slots: RwLock::default(),
             metrics: Arc::default(),
@@ -130,6 +133,18 @@ impl Status {
     /// Hears of every later change of the state.
     pub fn watch(&self) -> watch::Receiver<EngineState> {
         self.state.subscribe()
+    }
+
+    /// Says how far loading is, unless it would say the same percent again.
+    pub fn set_loading(&self, now: Loading) {
+        self.state.send_if_modified(|state| {
+            let same = matches!(state, EngineState::Loading(before)
+                if before.what == now.what && before.percent() == now.percent());
+            if !same {
+                *state = EngineState::Loading(now);
+            }
+            !same
+        });
     }
 
     /// Changes the state.

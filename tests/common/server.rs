@@ -40,6 +40,7 @@ pub fn config() -> WorkerConfig {
             n_threads_batch: 1,
             ..EngineConfig::default()
         },
+        sampling: SamplingParams::default(),
         speculation: SpeculationParams::default(),
         queue: 16,
         prefill_budget: None,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use oxling::server::http::{Keys, ServerConfig};
-use oxling::server::protocol::{Command, Event};
+use oxling::server::protocol::{Command, Event, Loading};
 use serde_json::json;
 
 use crate::played::{self, answering, loading, ready};
@@ -30,6 +30,18 @@ fn nothing_but_health_is_said_while_the_model_is_loaded() {
             .status,
         503
     );
+    server.status.set_loading(Loading {
+        what: "downloading model.gguf".into(),
+        done: 256,
+        total: 1024,
+    });
+    let error = server.client.get("/health").json()["error"].clone();
+    assert_eq!(
+        error["message"],
+        "Loading model: downloading model.gguf, 25 %"
+    );
+    let progress = json!({ "what": "downloading model.gguf", "done": 256, "total": 1024 });
+    assert_eq!(error["progress"], progress);
     ready(&server.status, 1);
     let reply = server.client.get("/health");
     assert_eq!(

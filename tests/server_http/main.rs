@@ -12,6 +12,7 @@ mod played;
 
 mod answers;
 mod guard;
+mod slow;
 
 use oxling::server::http::ServerConfig;
 use serde_json::{Value, json};

@@ -84,7 +84,7 @@ impl ToolFormat {
     }
 
     /// Texts that begin a call, the longest first.
-    fn openers(self) -> &'static [&'static str] {
+    pub(crate) fn openers(self) -> &'static [&'static str] {
         match self {
             Self::Hermes | Self::QwenXml | Self::ArgTags => &[OPEN],
             Self::DeepSeekV3 | Self::DeepSeekV31 => &[CALLS_BEGIN, CALL_BEGIN],

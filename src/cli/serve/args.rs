@@ -29,7 +29,7 @@ Examples:
   curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}'";
 
 /// Serve a model over HTTP, as OpenAI, Anthropic and llama-server do.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ServeArgs {
     #[command(flatten)]
@@ -58,7 +58,7 @@ impl ServeArgs {
 }
 
 /// Addresses, keys, limits and endpoints.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub struct HttpArgs {
     /// Addresses to listen on, comma-separated, or one socket file that ends in `.sock`.
@@ -186,6 +186,23 @@ pub struct HttpArgs {
         env = "LLAMA_ARG_TIMEOUT"
     )]
     pub timeout: u64,
+    /// Seconds in which the head of a request must arrive, and that a body or a connection may rest.
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..),
+        env = "OXLING_ARG_TIMEOUT_IDLE"
+    )]
+    pub timeout_idle: u64,
+    /// Connections at once; more are answered with 503.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 512,
+        env = "OXLING_ARG_MAX_CONNECTIONS"
+    )]
+    pub max_connections: usize,
     /// Seconds that running requests get when the server is told to end.
     #[arg(
         long,
@@ -212,7 +229,7 @@ pub enum LogFormat {
 }
 
 /// The form of conversations.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Chat")]
 pub struct ChatArgs {
     /// Continue a message of the assistant at the end of a conversation; the default.
@@ -225,7 +242,7 @@ pub struct ChatArgs {
 
 /// Flags of llama-server that ask for what is so anyway, or for what has no counterpart here. They are taken so that
 /// command lines and scripts work.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct IgnoredArgs {
     #[arg(long, hide = true)]
     cont_batching: bool,

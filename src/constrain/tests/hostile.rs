@@ -141,6 +141,143 @@ fn schemas_cannot_hang() {
     }
 }
 
+fn wide(n: usize, value: &Value) -> Value {
+    let properties: serde_json::Map<String, Value> =
+        (0..n).map(|i| (format!("key{i}"), value.clone())).collect();
+    json!({"type": "object", "properties": properties, "additionalProperties": false})
+}
+
+const WORKS: Option<bool> = Some(true);
+const REFUSED: Option<bool> = Some(false);
+
+/// Schemas of a size that some generator of schemas might give, and whether they are to work. None where a limit may
+/// be met late.
+fn large() -> Vec<(&'static str, Value, Option<bool>)> {
+    let integer = json!({"type": "integer"});
+    let long = |i: usize| format!("a value with a number, {i}");
+    vec![
+        ("wide", wide(1000, &integer), WORKS),
+        (
+            "wide within",
+            wide(3, &wide(1000, &json!({"type": "string"}))),
+            WORKS,
+        ),
+        (
+            "wide and open",
+            {
+                let mut schema = wide(1000, &integer);
+                schema["additionalProperties"] = json!(true);
+                schema
+            },
+            WORKS,
+        ),
+        (
+            "wide and required",
+            {
+                let mut schema = wide(1000, &integer);
+                schema["required"] = (0..1000).map(|i| format!("key{i}")).collect();
+                schema
+            },
+            WORKS,
+        ),
+        ("very wide", wide(6000, &integer), REFUSED),
+        ("deep", nested(28), WORKS),
+        ("too deep", nested(40), REFUSED),
+        (
+            "enum",
+            json!({"enum": (0..10_000).map(|i| format!("v{i}")).collect::<Vec<_>>()}),
+            WORKS,
+        ),
+        (
+            "long enum",
+            json!({"enum": (0..5000).map(long).collect::<Vec<_>>()}),
+            WORKS,
+        ),
+        (
+            "numbers",
+            json!({"enum": (0..10_000).collect::<Vec<i32>>()}),
+            WORKS,
+        ),
+        (
+            "too long enum",
+            json!({"enum": (0..20_000).map(long).collect::<Vec<_>>()}),
+            REFUSED,
+        ),
+        (
+            "any of",
+            json!({"anyOf": (0..1000).map(|i| json!({"const": long(i)})).collect::<Vec<_>>()}),
+            WORKS,
+        ),
+        (
+            "objects",
+            json!({"anyOf": (0..200).map(|i| json!({"type": "object",
+            "properties": {"kind": {"const": format!("k{i}")}, "n": {"type": "integer"}},
+            "required": ["kind", "n"], "additionalProperties": false})).collect::<Vec<_>>()}),
+            WORKS,
+        ),
+        (
+            "items",
+            json!({"type": "array", "items": {"type": "integer"}, "maxItems": 100_000}),
+            WORKS,
+        ),
+        (
+            "more items",
+            json!({"type": "array", "items": {"type": "integer"}, "minItems": 1_000_000}),
+            WORKS,
+        ),
+        (
+            "length",
+            json!({"type": "string", "maxLength": 100_000}),
+            WORKS,
+        ),
+        (
+            "counted",
+            json!({"type": "string", "pattern": "^[a-z]{1,2000}$"}),
+            WORKS,
+        ),
+        (
+            "counts",
+            json!({"type": "string", "pattern": "^((a{100}){100}){100}$"}),
+            WORKS,
+        ),
+        (
+            "states",
+            json!({"type": "string", "pattern": "(.*a.{30}|.*b.{29}){20}"}),
+            None,
+        ),
+    ]
+}
+
+/// Most time for a request to learn whether its schema can be used, beside other work; a machine that does nothing else
+/// takes less than a second in release.
+const ANSWER_TIME: Duration = Duration::from_secs(if cfg!(debug_assertions) { 30 } else { 5 });
+
+#[test]
+fn large_schemas_work_or_are_refused_at_once() {
+    let (grammars, tokenizer) = (grammars(), tokenizer());
+    let mut wrong = Vec::new();
+    for (name, schema, works) in large() {
+        let begin = Instant::now();
+        let compiled = grammars.compile(&GrammarSpec::JsonSchema(schema), Start::Now);
+        let time = begin.elapsed();
+        let outcome = compiled.as_ref().err().map(ToString::to_string);
+        eprintln!("{name}: {time:?} {}", outcome.as_deref().unwrap_or("works"));
+        if time > ANSWER_TIME || works.is_some_and(|works| works != compiled.is_ok()) {
+            wrong.push(format!("{name} {time:?} {outcome:?}"));
+        }
+        let Some(grammar) = compiled.ok().filter(|_| works.is_some()) else {
+            continue;
+        };
+        for seed in 0..2 {
+            let begin = Instant::now();
+            // Fails where nothing is allowed.
+            let (text, _) = walk(&mut *grammar.fork(), &tokenizer, seed);
+            eprintln!("    {} bytes in {:?}", text.len(), begin.elapsed());
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn other_grammars_cannot_hang() {
     let (grammars, tokenizer) = (grammars(), tokenizer());

@@ -4,6 +4,7 @@
 
 mod hostile;
 mod llama;
+mod times;
 mod tools;
 
 use std::path::Path;

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::chat::{ChatDelta, ChatParser};
+use crate::tokenizer::EncodeOptions;
 
 const FORMATS: [ToolFormat; 6] = [
     ToolFormat::Hermes,
@@ -62,6 +63,7 @@ fn spec(format: ToolFormat, choice: ToolChoice, parallel: bool) -> GrammarSpec {
         tools: tools(),
         choice,
         parallel,
+        answer: None,
     }
 }
 
@@ -113,6 +115,7 @@ fn free_texts_as_arguments_come_back() {
             tools: tools.clone(),
             choice: ToolChoice::Required,
             parallel: false,
+            answer: None,
         };
         let (grammars, tokenizer) = (grammars(), tokenizer());
         let mut grammar = grammars.compile(&spec, Start::Now).unwrap();
@@ -148,16 +151,167 @@ fn free_texts_as_arguments_come_back() {
     }
 }
 
+/// Tokens of a text, its markers spelled out or not.
+fn pieces(tokenizer: &Tokenizer, text: &str, spelled: bool) -> Vec<u32> {
+    let options = EncodeOptions {
+        add_special: false,
+        parse_special: !spelled,
+    };
+    tokenizer.encode(text, options)
+}
+
+fn feed(grammar: &mut dyn Constrainer, tokenizer: &Tokenizer, text: &str, spelled: bool) {
+    for id in pieces(tokenizer, text, spelled) {
+        assert!(grammar.allows(id) && grammar.advance(id), "{text}");
+    }
+}
+
+fn is_free(grammar: &mut dyn Constrainer, tokenizer: &Tokenizer) -> bool {
+    allowed(grammar, tokenizer.n_vocab()).len() == tokenizer.n_vocab()
+}
+
 #[test]
-fn auto_leaves_the_model_free() {
+fn auto_leaves_the_model_free_until_a_call_opens() {
+    let (grammars, tokenizer) = (grammars(), tokenizer());
+    for format in FORMATS {
+        let auto = spec(format, ToolChoice::Auto, false);
+        let compiled = grammars.compile(&auto, Start::Now).unwrap();
+        let mut plain = compiled.fork();
+        feed(&mut *plain, &tokenizer, "I say <tool", true);
+        feed(&mut *plain, &tokenizer, " nothing", true);
+        assert!(is_free(&mut *plain, &tokenizer) && !plain.is_complete());
+        assert!(plain.allows(tokenizer.eog()[0]) && plain.advance(tokenizer.eog()[0]));
+        assert!(plain.is_complete() || format.openers().is_empty());
+        for (opener, spelled) in format
+            .openers()
+            .iter()
+            .flat_map(|o| [(o, true), (o, false)])
+        {
+            let mut ended = 0;
+            for seed in 0..12 {
+                let mut grammar = compiled.fork();
+                feed(&mut *grammar, &tokenizer, "Well. ", true);
+                feed(&mut *grammar, &tokenizer, opener, spelled);
+                let (text, complete) = opened_walk(&mut *grammar, &tokenizer, seed);
+                if !complete {
+                    continue;
+                }
+                ended += 1;
+                let calls = calls_of(format, &format!("{opener}{text}"));
+                assert_eq!(calls.len(), 1, "{opener}{text}");
+                let (name, arguments) = &calls[0];
+                assert!(name == "now" || (1..=9).contains(&arguments["days"].as_i64().unwrap()));
+            }
+            assert!(ended > 0, "{format:?}: no call came to its end");
+        }
+    }
+}
+
+/// A call's text of random allowed tokens, and whether it came to its end.
+fn opened_walk(grammar: &mut dyn Constrainer, tokenizer: &Tokenizer, seed: u64) -> (String, bool) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut tokens = Vec::new();
+    while !grammar.is_complete() && tokens.len() < MOST_TOKENS {
+        let ids = allowed(grammar, tokenizer.n_vocab());
+        let id = ids[rng.random_range(0..ids.len())];
+        assert!(!tokenizer.is_eog(id), "an answer cannot end within a call");
+        assert!(grammar.allows(id) && grammar.advance(id));
+        tokens.push(id);
+    }
+    let text = String::from_utf8(tokenizer.decode(&tokens, true)).unwrap();
+    (text, grammar.is_complete())
+}
+
+#[test]
+fn a_token_that_opens_a_call_must_begin_it_well() {
     let (grammars, tokenizer) = (grammars(), tokenizer());
     let auto = spec(ToolFormat::Hermes, ToolChoice::Auto, true);
     let mut grammar = grammars.compile(&auto, Start::Now).unwrap();
-    assert_eq!(
-        allowed(&mut *grammar, tokenizer.n_vocab()).len(),
-        tokenizer.n_vocab()
-    );
-    assert!(grammar.allows(tokenizer.eog()[0]) && grammar.advance(5) && !grammar.is_complete());
+    feed(&mut *grammar, &tokenizer, "Well <tool_call", true);
+    let next = b"\n{\"name\": \"";
+    let ids = allowed(&mut *grammar, tokenizer.n_vocab());
+    let (mut fitting, mut refused) = (0, 0);
+    for id in 0..tokenizer.n_vocab() as u32 {
+        let fits = match tokenizer.token_bytes(id).strip_prefix(b">") {
+            Some(rest) => next.starts_with(rest),
+            None => true,
+        };
+        assert_eq!(ids.contains(&id), fits, "{id}");
+        assert_eq!(grammar.allows(id), fits, "{id}");
+        fitting += usize::from(fits);
+        refused += usize::from(!fits);
+    }
+    assert!(fitting > 0 && refused > 0, "{fitting} {refused}");
+}
+
+#[test]
+fn thoughts_open_no_calls_and_several_calls_may_follow() {
+    let (grammars, tokenizer) = (grammars(), tokenizer());
+    let auto = spec(ToolFormat::Hermes, ToolChoice::Auto, true);
+    let tags = ReasoningTags::default();
+    for (start, thought) in [
+        (
+            Start::InReasoning(tags.clone()),
+            "what <tool_call> is</think>",
+        ),
+        (
+            Start::AfterReasoning(tags.clone()),
+            "<think> <tool_call> </think>\n",
+        ),
+        (Start::AfterReasoning(tags), "plain "),
+    ] {
+        let mut grammar = grammars.compile(&auto, start).unwrap();
+        feed(&mut *grammar, &tokenizer, thought, true);
+        for _ in 0..2 {
+            assert!(is_free(&mut *grammar, &tokenizer), "{thought}");
+            feed(&mut *grammar, &tokenizer, "<tool_call>", true);
+            assert!(!is_free(&mut *grammar, &tokenizer), "{thought}");
+            let call = "\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+            feed(&mut *grammar, &tokenizer, call, false);
+        }
+        assert!(is_free(&mut *grammar, &tokenizer) && !grammar.is_complete());
+    }
+}
+
+#[test]
+fn an_answer_beside_calls_follows_its_schema() {
+    let schema = json!({"type": "object", "properties": {"good": {"type": "boolean"}},
+        "required": ["good"], "additionalProperties": false});
+    for format in FORMATS {
+        let GrammarSpec::ToolCalls {
+            tools, parallel, ..
+        } = spec(format, ToolChoice::Auto, true)
+        else {
+            unreachable!()
+        };
+        let both = GrammarSpec::ToolCalls {
+            format,
+            tools,
+            choice: ToolChoice::Auto,
+            parallel,
+            answer: Some(Box::new(GrammarSpec::JsonSchema(schema.clone()))),
+        };
+        let (mut calls, mut answers) = (0, 0);
+        for text in texts(&both, 40) {
+            match serde_json::from_str::<Value>(&text) {
+                Ok(json) if json.get("good").is_some() => {
+                    assert!(json["good"].is_boolean() && json.as_object().unwrap().len() == 1);
+                    answers += 1;
+                }
+                _ => calls += usize::from(!calls_of(format, &text).is_empty()),
+            }
+        }
+        assert!(calls > 0 && answers > 0, "{format:?}: {calls} {answers}");
+    }
+    let wrong = GrammarSpec::ToolCalls {
+        format: ToolFormat::Hermes,
+        tools: tools(),
+        choice: ToolChoice::Auto,
+        parallel: true,
+        answer: Some(Box::new(GrammarSpec::JsonSchema(json!({"type": "thing"})))),
+    };
+    let error = grammars().compile(&wrong, Start::Now).unwrap_err();
+    assert!(matches!(error, ConstrainError::Schema { .. }), "{error}");
 }
 
 #[test]
@@ -169,6 +323,7 @@ fn wrong_tools_are_refused() {
             tools,
             choice,
             parallel: false,
+            answer: None,
         };
         let error = grammars.compile(&spec, Start::Now).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");

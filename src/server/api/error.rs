@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::chat::TemplateError;
 use crate::engine::sampling::SamplingError;
-use crate::server::protocol::RequestError;
+use crate::server::protocol::{Loading, RequestError};
 
 /// What kind of error it is: a status code and a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum ErrorKind {
     NotFound,
     /// The path does not know this method.
     Method,
+    /// The body did not arrive in time.
+    Timeout,
     /// The body is too large.
     TooLarge,
     /// More tokens than the context holds.
@@ -42,6 +44,7 @@ impl ErrorKind {
             Self::Permission => 403,
             Self::NotFound => 404,
             Self::Method => 405,
+            Self::Timeout => 408,
             Self::TooLarge => 413,
             Self::Busy => 429,
             Self::Server => 500,
@@ -58,6 +61,7 @@ impl ErrorKind {
             Self::Authentication => "authentication_error",
             Self::Permission => "permission_error",
             Self::NotFound => "not_found_error",
+            Self::Timeout => "timeout_error",
             Self::Busy => "rate_limit_error",
             Self::Server => "server_error",
             Self::NotSupported => "not_supported_error",
@@ -89,6 +93,8 @@ pub struct ApiError {
     pub message: String,
     /// For a prompt that is too long: its tokens and those the context holds.
     pub tokens: Option<(usize, usize)>,
+    /// While the model is on its way: how far that is.
+    pub loading: Option<Loading>,
 }
 
 impl ApiError {
@@ -98,6 +104,15 @@ impl ApiError {
             kind,
             message: message.into(),
             tokens: None,
+            loading: None,
+        }
+    }
+
+    /// The model is on its way.
+    pub fn loading(now: Loading) -> Self {
+        Self {
+            loading: Some(now.clone()),
+            ..Self::new(ErrorKind::Unavailable, now.to_string())
         }
     }
 
@@ -140,6 +155,9 @@ impl ApiError {
         if let Some((n_prompt, n_ctx)) = self.tokens {
             error["n_prompt_tokens"] = n_prompt.into();
             error["n_ctx"] = n_ctx.into();
+        }
+        if let Some(now) = &self.loading {
+            error["progress"] = json!({ "what": &*now.what, "done": now.done, "total": now.total });
         }
         json!({ "error": error })
     }

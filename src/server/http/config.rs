@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::keys::Keys;
-use crate::engine::sampling::SamplingParams;
 
 /// Where the chat template comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,6 +26,11 @@ pub struct Limits {
     pub body: usize,
     /// Most time for a body to arrive.
     pub body_time: Duration,
+    /// Most time for the head of a request to arrive, between two requests, and without a new part of a body. A body
+    /// that comes slower than a kilobyte per second gets this long beyond that.
+    pub idle: Duration,
+    /// Most connections at once; more are answered with 503.
+    pub connections: usize,
     /// Most time that running requests get after the end was asked for.
     pub shutdown: Duration,
 }
@@ -36,6 +40,8 @@ impl Default for Limits {
         Self {
             body: 32 << 20,
             body_time: Duration::from_secs(600),
+            idle: Duration::from_secs(30),
+            connections: 512,
             shutdown: Duration::from_secs(30),
         }
     }
@@ -66,8 +72,6 @@ pub struct ServerConfig {
     pub page: bool,
     /// Folder of slot files; without it slots cannot be saved.
     pub slot_folder: Option<PathBuf>,
-    /// Sampling parameters of requests that do not say.
-    pub sampling: SamplingParams,
     /// Most tokens per answer.
     pub n_predict: Option<u32>,
     /// The chat template.
@@ -96,7 +100,6 @@ impl Default for ServerConfig {
             props: false,
             page: true,
             slot_folder: None,
-            sampling: SamplingParams::default(),
             n_predict: None,
             template: TemplateChoice::default(),
             template_kwargs: Map::new(),

@@ -1,14 +1,16 @@
 //! What every request passes: a name, its origin, its key, its body, and what becomes of panics and errors.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, HeaderValue, Method, Response};
 use axum::middleware::Next;
+use tokio_stream::StreamExt;
 
+use super::config::Limits;
 use super::panics::Caught;
 use super::routes::is_public;
 use super::state::{App, Caller};
@@ -20,6 +22,8 @@ use crate::server::api::{ApiError, ErrorKind};
 const ID: &str = "x-request-id";
 /// Longest name that is taken over from a client.
 const ID_BYTES: usize = 64;
+/// Bytes per second that a body must come with, in the long run.
+const SLOWEST: f64 = 1024.0;
 
 /// Lets a request in, and dresses its answer.
 pub async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response<Body> {
@@ -111,14 +115,33 @@ impl FromRequest<Arc<App>> for Whole {
         if length.is_some_and(|length| length > limits.body as u64) {
             return Err(too_large());
         }
-        let bytes = to_bytes(request.into_body(), limits.body);
-        match tokio::time::timeout(limits.body_time, bytes).await {
-            Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(e)) if e.to_string().contains("length limit") => Err(too_large()),
-            Ok(Err(e)) => Err(ApiError::invalid(format!("the body did not arrive: {e}"))),
-            Err(_) => Err(ApiError::invalid("the body did not arrive in time")),
+        let mut parts = request.into_body().into_data_stream();
+        let (began, mut bytes) = (Instant::now(), Vec::new());
+        loop {
+            let patience = patience(limits, bytes.len(), began.elapsed());
+            match tokio::time::timeout(patience, parts.next()).await {
+                Ok(Some(Ok(part))) if part.len() > limits.body - bytes.len() => {
+                    return Err(too_large());
+                }
+                Ok(Some(Ok(part))) => bytes.extend_from_slice(&part),
+                Ok(Some(Err(e))) => {
+                    return Err(ApiError::invalid(format!("the body did not arrive: {e}")));
+                }
+                Ok(None) => return Ok(Self(bytes.into())),
+                Err(_) => {
+                    let reason = "the body did not arrive in time";
+                    return Err(ApiError::new(ErrorKind::Timeout, reason));
+                }
+            }
         }
     }
+}
+
+/// How long to wait for the next part of a body of which `n` bytes came in this time.
+fn patience(limits: &Limits, n: usize, taken: Duration) -> Duration {
+    let earned = limits.idle + Duration::from_secs_f64(n as f64 / SLOWEST);
+    let whole = limits.body_time.min(earned).saturating_sub(taken);
+    whole.min(limits.idle)
 }
 
 #[cfg(test)]
@@ -130,6 +153,28 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()));
         pairs.collect()
+    }
+
+    #[test]
+    fn slow_bodies_get_no_more_time_than_their_bytes_earn() {
+        let limits = Limits {
+            idle: Duration::from_secs(30),
+            body_time: Duration::from_secs(100),
+            ..Limits::default()
+        };
+        let seconds = Duration::from_secs;
+        for (n, taken, left) in [
+            (0, 0, 30),
+            (1, 29, 1),
+            (29, 31, 0),
+            (10 << 10, 20, 20),
+            (50 << 10, 20, 30),
+            (1 << 30, 90, 10),
+            (1 << 30, 100, 0),
+        ] {
+            let patience = patience(&limits, n, seconds(taken)).as_secs_f64().round();
+            assert_eq!(patience as u64, left, "{n} bytes after {taken} s");
+        }
     }
 
     #[test]

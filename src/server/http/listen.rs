@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::config::ServerConfig;
+use super::connections::Door;
 use super::routes::router;
 use super::state::App;
 use crate::server::protocol::{Command, EngineState};
@@ -29,9 +31,6 @@ pub enum ServeError {
     /// The model could not be loaded.
     #[error("{0}")]
     Model(String),
-    /// The socket failed.
-    #[error("the server failed: {0}")]
-    Failed(#[from] io::Error),
 }
 
 impl ServeError {
@@ -118,40 +117,31 @@ pub async fn serve(
     let loopback = !addresses.is_empty() && addresses.iter().all(|a| a.ip().is_loopback());
     let app = Arc::new(App::new(config, engine.clone(), loopback));
     let prepared = tokio::spawn(prepare(Arc::clone(&app)));
-    let router = router(app);
+    let door = Door::new(router(app.clone()), &app.config.limits);
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
     match server.sockets {
         Sockets::Tcp(all) => {
             for listener in all {
-                let (router, stopped) = (router.clone(), stopped.clone());
-                tasks.spawn(async move {
-                    axum::serve(listener, router)
-                        .with_graceful_shutdown(until(stopped))
-                        .await
-                });
+                // A token is a small packet, and must not wait for the next one.
+                let listener = listener.tap_io(|io| drop(io.set_nodelay(true)));
+                tasks.spawn(door.clone().open(listener, stopped.clone()));
             }
         }
         #[cfg(unix)]
         Sockets::Unix(listener, path) => {
             let stopped = stopped.clone();
             tasks.spawn(async move {
-                let served = axum::serve(listener, router)
-                    .with_graceful_shutdown(until(stopped))
-                    .await;
+                door.open(listener, stopped).await;
                 // A file that is gone already is as good.
                 let _ = std::fs::remove_file(path);
-                served
             });
         }
     }
     let outcome = tokio::select! {
         () = end => Ok(()),
         failed = failure(&engine) => Err(ServeError::Model(failed)),
-        Some(ended) = tasks.join_next() => match ended {
-            Ok(Err(error)) => Err(error.into()),
-            _ => Ok(()),
-        },
+        Some(_) = tasks.join_next() => Ok(()),
     };
     tracing::info!(
         "shutting down: running requests have {} s",
@@ -166,11 +156,6 @@ pub async fn serve(
         tracing::warn!("some requests did not finish in time and are cut off");
     }
     outcome
-}
-
-async fn until(mut stopped: watch::Receiver<bool>) {
-    // A sender that is gone is an end as well.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// Makes what the first request would wait for, as soon as the model is there.

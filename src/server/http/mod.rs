@@ -7,6 +7,7 @@ mod assets;
 mod chat;
 mod completions;
 mod config;
+mod connections;
 mod cors;
 mod embeddings;
 mod flow;

@@ -34,7 +34,7 @@ impl Loaded {
     /// Prepares everything that does not depend on requests.
     pub fn new(info: Arc<ModelInfo>, config: &ServerConfig) -> Self {
         let defaults = Defaults {
-            sampling: config.sampling.clone(),
+            sampling: info.sampling.clone(),
             n_predict: config.n_predict,
             n_max: info.n_slots,
             speculation: info.speculation.clone(),

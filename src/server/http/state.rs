@@ -59,7 +59,8 @@ impl App {
             (EngineState::Ready, Some(info)) => info,
             (EngineState::Failed(why), _) => return unavailable(&why),
             (EngineState::Stopped, _) => return unavailable("the server has stopped"),
-            _ => return unavailable("Loading model"),
+            (EngineState::Loading(now), _) => return Err(ApiError::loading(now)),
+            (EngineState::Ready, None) => return unavailable("Loading model"),
         };
         let make = || async {
             let config = self.config.clone();

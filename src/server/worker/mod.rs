@@ -21,9 +21,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::metrics::Metrics;
-use super::protocol::{Command, EngineState, RequestError, SlotView};
+use super::protocol::{Command, EngineState, Loading, RequestError, SlotView};
 use super::status::{ModelInfo, Status};
 use crate::engine::EngineConfig;
+use crate::engine::sampling::SamplingParams;
 use crate::engine::speculation::SpeculationParams;
 use crate::model::Model;
 
@@ -39,6 +40,8 @@ pub struct WorkerConfig {
     /// Sizes and threads. `n_seq` is the number of slots; `n_ctx` is for all slots together and shared out evenly,
     /// 0 gives each the context length of training. `n_snapshots` grows to what `speculation` needs.
     pub engine: EngineConfig,
+    /// Sampling parameters of requests that do not say.
+    pub sampling: SamplingParams,
     /// Speculation of requests that do not say.
     pub speculation: SpeculationParams,
     /// Requests that may wait for a slot.
@@ -80,7 +83,7 @@ impl EngineHandle {
                 return unavailable("the server is shutting down");
             }
             EngineState::Ready => {}
-            EngineState::Loading(_) => return unavailable("Loading model"),
+            EngineState::Loading(now) => return unavailable(&now.to_string()),
             EngineState::Failed(why) => return Err(RequestError::Unavailable(why)),
             EngineState::Stopped => return unavailable("the server has stopped"),
         }
@@ -143,14 +146,27 @@ pub fn channel(queue: usize) -> (EngineHandle, mpsc::UnboundedReceiver<Command>,
 
 /// Starts the engine thread, which first loads the model.
 pub fn spawn(config: WorkerConfig) -> EngineHandle {
-    let (handle, commands, status) = channel(config.queue);
+    spawn_after(config.queue, |_| Ok(config))
+}
+
+/// Starts the engine thread, which first finds out how it works: by a download, say, whose progress it tells. The
+/// error is for people. `queue` is that of the configuration.
+pub fn spawn_after(
+    queue: usize,
+    prepare: impl FnOnce(&dyn Fn(Loading)) -> Result<WorkerConfig, String> + Send + 'static,
+) -> EngineHandle {
+    let (handle, commands, status) = channel(queue);
     let failed = |status: &Status, why: String| status.set_state(EngineState::Failed(why));
     let work = {
         let status = Arc::clone(&status);
         move || {
             let shown = Arc::clone(&status);
             // A bug while loading must not look like loading for ever.
-            if catch_unwind(AssertUnwindSafe(|| run::run(config, commands, status))).is_err() {
+            let work = || match prepare(&|now| status.set_loading(now)) {
+                Ok(config) => run::run(config, commands, Arc::clone(&status)),
+                Err(why) => failed(&status, why),
+            };
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
                 failed(&shown, "the engine met an internal error".to_owned());
             }
         }

@@ -22,7 +22,7 @@ use crate::engine::speculation::{DraftType, Speculation, SpeculationParams};
 use crate::engine::{Engine, EngineError, vocab_of};
 use crate::memory::{SeqId, Work};
 use crate::model::Model;
-use crate::server::protocol::{Command, EngineState, Event, RequestError, SlotView};
+use crate::server::protocol::{Command, EngineState, Event, Loading, RequestError, SlotView};
 use crate::server::status::{ModelInfo, Status};
 
 /// How often files are looked at while nothing else happens.
@@ -53,13 +53,10 @@ pub(super) fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
     status: Arc<Status>,
 ) {
-    let mut shown = -1;
+    let weights = Loading::stage("weights", 0);
     let mut progress = |done: u64, total: u64| {
-        let percent = (100 * done / total.max(1)) as i32;
-        if percent != shown {
-            shown = percent;
-            status.set_state(EngineState::Loading(percent as f32 / 100.0));
-        }
+        let what = Arc::clone(&weights.what);
+        status.set_loading(Loading { what, done, total });
     };
     let nothing: Loader = Box::new(|_| Err("loaded already".to_owned()));
     let load = std::mem::replace(&mut config.load, nothing);
@@ -67,6 +64,7 @@ pub(super) fn run(
         Ok(model) => model,
         Err(why) => return status.set_state(EngineState::Failed(why)),
     };
+    status.set_loading(Loading::stage("first step", 0));
     let worker = match Worker::new(&model, config, &status) {
         Ok(worker) => worker,
         Err(e) => {
@@ -99,6 +97,7 @@ impl Worker {
         let n_ctx = engine.n_ctx();
         let mut info = ModelInfo::of(model, settings.alias.as_deref(), n_ctx, n_slots);
         info.has_mtp = engine.config().mtp;
+        info.sampling = settings.sampling;
         info.speculation = settings.speculation.clone();
         status.set_info(info);
         let n_ubatch = engine.config().n_ubatch;

@@ -286,6 +286,7 @@ mod tests {
                 n_threads_batch: 1,
                 ..EngineConfig::default()
             },
+            sampling: SamplingParams::default(),
             speculation: SpeculationParams::default(),
             queue: 4,
             prefill_budget: None,

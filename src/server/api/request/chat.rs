@@ -102,7 +102,9 @@ impl ChatSetup {
             Start::AfterReasoning(_) if conversation.thinking == Some(false) => Start::Now,
             start => start,
         };
-        options.constraint = self.constraint(options.constraint, &conversation, parallel)?;
+        if reading.tools.is_some() || conversation.choice != Some(ToolChoice::Auto) {
+            options.constraint = self.constraint(options.constraint, &conversation, parallel)?;
+        }
         let prompt = self.tokens(&conversation, text)?;
         Ok(ChatCall {
             prompt,
@@ -246,21 +248,21 @@ impl ChatSetup {
         else {
             return Ok(given);
         };
-        if given.is_some() {
-            let reason = "cannot be used together with a grammar, a schema or a response_format; \
-                          set tool_choice to none for the answer";
-            return Err(ApiError::field("tools", reason));
+        match &given {
+            None | Some(GrammarSpec::JsonObject | GrammarSpec::JsonSchema(_)) => {}
+            Some(_) => {
+                let reason = "cannot be used together with a grammar or a regex; set tool_choice \
+                              to none for the answer";
+                return Err(ApiError::field("tools", reason));
+            }
         }
-        let strict = |tool: &Value| tool["function"]["strict"] == true;
-        Ok(match choice {
-            ToolChoice::Auto if !conversation.tools.iter().any(strict) => None,
-            choice => Some(GrammarSpec::ToolCalls {
-                format: self.format,
-                tools: Value::Array(conversation.tools.clone()),
-                choice: choice.clone(),
-                parallel,
-            }),
-        })
+        Ok(Some(GrammarSpec::ToolCalls {
+            format: self.format,
+            tools: Value::Array(conversation.tools.clone()),
+            choice: choice.clone(),
+            parallel,
+            answer: given.map(Box::new),
+        }))
     }
 
     fn tokens(&self, conversation: &Conversation, text: String) -> Result<Prompt, ApiError> {
