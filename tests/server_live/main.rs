@@ -13,6 +13,7 @@ mod played;
 #[allow(dead_code, reason = "each test file uses its part")]
 mod server;
 
+mod calls;
 mod conversations;
 mod fuzz;
 #[cfg(unix)]

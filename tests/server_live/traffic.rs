@@ -55,15 +55,19 @@ fn request(rng: &mut impl Rng) -> (&'static str, Value) {
     let tool = json!({ "type": "function", "function": { "name": "f", "parameters": parameters } });
     match rng.random_range(0..10) {
         0 | 1 => ("/v1/chat/completions", chat),
-        2 => (
-            "/v1/chat/completions",
-            with(json!({ "tools": [tool], "tool_choice": "required" })),
-        ),
-        3 => {
-            let format = json!({ "type": "json_schema", "json_schema": { "name": "a", "schema": parameters } });
+        2 => {
+            let choice = *["required", "auto"].choose(rng).expect("choices");
             (
                 "/v1/chat/completions",
-                with(json!({ "response_format": format })),
+                with(json!({ "tools": [tool], "tool_choice": choice })),
+            )
+        }
+        3 => {
+            let format = json!({ "type": "json_schema", "json_schema": { "name": "a", "schema": parameters } });
+            let tools = if rng.random::<bool>() { vec![tool] } else { Vec::new() };
+            (
+                "/v1/chat/completions",
+                with(json!({ "response_format": format, "tools": tools })),
             )
         }
         4 => (
