@@ -374,7 +374,7 @@ fn a_silent_stream_lives_and_late_errors_arrive_in_it() {
         panic!("no request came");
     };
     server.status.leave_queue();
-    std::thread::sleep(Duration::from_millis(2600));
+    std::thread::sleep(Duration::from_millis(3600));
     let failed = oxling::server::protocol::RequestError::Internal("broken".to_owned());
     request.events.send(Event::Failed(failed)).unwrap();
     let reply = reader.join().unwrap();
