@@ -64,7 +64,11 @@ fn request(rng: &mut impl Rng) -> (&'static str, Value) {
         }
         3 => {
             let format = json!({ "type": "json_schema", "json_schema": { "name": "a", "schema": parameters } });
-            let tools = if rng.random::<bool>() { vec![tool] } else { Vec::new() };
+            let tools = if rng.random::<bool>() {
+                vec![tool]
+            } else {
+                Vec::new()
+            };
             (
                 "/v1/chat/completions",
                 with(json!({ "response_format": format, "tools": tools })),
