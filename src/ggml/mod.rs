@@ -34,7 +34,6 @@
 //! });
 //! ```
 
-mod allocator;
 mod arena;
 mod device;
 mod error;
@@ -51,7 +50,6 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use allocator::give_memory_back;
 pub use device::{Backend, BufferType, Device, DeviceKind, add_rpc_server, cpu_features, devices};
 pub use error::{GgmlError, GraphError, ShapeError};
 pub use graph::{Builder, Graph, Slot, Tensor};
