@@ -11,7 +11,7 @@ use super::graph::{Builder, Tensor};
 use super::ops::{contiguous, ensure, is};
 use super::store::set_name;
 use super::{DType, GraphError};
-use crate::kernels::{self, Columns, Experts, Format, Layout, Record, Rounding, Rows, Share};
+use crate::kernels::{self, Columns, Experts, Format, Isa, Layout, Record, Rounding, Rows, Share};
 
 type Result<T> = std::result::Result<T, GraphError>;
 type Raw = *mut sys::ggml_tensor;
@@ -57,7 +57,7 @@ impl<'g> Matrix<'g> {
         };
         let whole = width > 0 && width % format.block() as i64 == 0 && rows > 0 && experts > 0;
         let dense = tensor.nb()[1] >= format.row_bytes(usize::try_from(width).ok()?);
-        let known = kernels::available() && is_host && whole && dense && one == 1;
+        let known = kernels::best().is_some() && is_host && whole && dense && one == 1;
         known.then_some(matrix)
     }
 
@@ -93,6 +93,7 @@ impl<'g> Matrix<'g> {
 impl<'g> Builder<'g> {
     /// `x {width, a, b}` F32 in 8 bits, for the matrices whose layout this is.
     pub fn quantize(&self, x: Tensor<'g>, layout: Layout) -> Result<Quantized<'g>> {
+        ensure_kernels("quantize", x)?;
         ensure(
             is_columns(x) && x.ne()[0] % 32 == 0,
             "quantize",
@@ -106,6 +107,7 @@ impl<'g> Builder<'g> {
     /// `H (signs * x)` in 8 bits, for matrices of binary planes: `x {width, a, b}` F32, `signs {width}` F32, `H` the
     /// orthonormal Hadamard matrix in natural order.
     pub fn rotate_and_quantize(&self, x: Tensor<'g>, signs: Tensor<'g>) -> Result<Quantized<'g>> {
+        ensure_kernels("rotate_and_quantize", x)?;
         let width = x.ne()[0];
         let power = u64::try_from(width).is_ok_and(|w| w.is_power_of_two() && w >= 128);
         let fits = signs.ne() == [width, 1, 1, 1] && is(signs, DType::F32) && contiguous(signs);
@@ -316,6 +318,11 @@ impl<'g> Builder<'g> {
     }
 }
 
+fn ensure_kernels(op: &'static str, x: Tensor<'_>) -> Result<()> {
+    let rule = "this machine has kernels";
+    ensure(kernels::best().is_some(), op, rule, &[x])
+}
+
 fn is_columns(x: Tensor<'_>) -> bool {
     let [width, a, b, one] = x.ne();
     is(x, DType::F32) && x.nb()[0] == 4 && width > 0 && a * b > 0 && one == 1
@@ -378,13 +385,16 @@ struct Work<'t> {
     to: &'t sys::ggml_tensor,
     share: Share,
     ask: Ask,
+    isa: &'static Isa,
 }
 
 impl<'t> Work<'t> {
+    /// Nothing where there are no kernels, which building the graph has excluded.
+    ///
     /// # Safety
     /// `to` is a node of a graph that is being computed.
-    unsafe fn new(to: Raw, index: c_int, of: c_int, ask: *mut std::ffi::c_void) -> Self {
-        Self {
+    unsafe fn new(to: Raw, index: c_int, of: c_int, ask: *mut std::ffi::c_void) -> Option<Self> {
+        Some(Self {
             // SAFETY: the caller's word.
             to: unsafe { &*to },
             share: Share {
@@ -392,7 +402,8 @@ impl<'t> Work<'t> {
                 of: of as usize,
             },
             ask: Ask(ask.addr()),
-        }
+            isa: kernels::best()?,
+        })
     }
 
     fn source(&self, i: usize) -> &'t sys::ggml_tensor {
@@ -473,11 +484,13 @@ fn first_record(x: &sys::ggml_tensor) -> *mut Record {
 unsafe extern "C" fn quantize_node(to: Raw, index: c_int, of: c_int, ask: *mut std::ffi::c_void) {
     // SAFETY: ggml computes this node; there is room for all records, and each thread has its share.
     unsafe {
-        let work = Work::new(to, index, of, ask);
+        let Some(work) = Work::new(to, index, of, ask) else {
+            return;
+        };
         let x = work.source(0);
         let n = (x.ne[1] * x.ne[2]) as usize;
         let numbers = |i| work.numbers(i);
-        kernels::quantize(
+        work.isa.quantize(
             work.ask.layout(),
             x.ne[0] as usize,
             n,
@@ -491,12 +504,14 @@ unsafe extern "C" fn quantize_node(to: Raw, index: c_int, of: c_int, ask: *mut s
 unsafe extern "C" fn rotate_node(to: Raw, index: c_int, of: c_int, ask: *mut std::ffi::c_void) {
     // SAFETY: as above; there is a sign for each number.
     unsafe {
-        let work = Work::new(to, index, of, ask);
+        let Some(work) = Work::new(to, index, of, ask) else {
+            return;
+        };
         let (x, signs) = (work.source(0), work.source(1));
         let signs =
             std::slice::from_raw_parts(signs.data.cast_const().cast(), signs.ne[0] as usize);
         let n = (x.ne[1] * x.ne[2]) as usize;
-        kernels::rotate_and_quantize(
+        work.isa.rotate_and_quantize(
             signs,
             n,
             |i| work.numbers(i),
@@ -509,18 +524,23 @@ unsafe extern "C" fn rotate_node(to: Raw, index: c_int, of: c_int, ask: *mut std
 unsafe extern "C" fn product_node(to: Raw, index: c_int, of: c_int, ask: *mut std::ffi::c_void) {
     // SAFETY: ggml computes this node; its operands were checked when it was made, and each thread has its share.
     unsafe {
-        let work = Work::new(to, index, of, ask);
+        let Some(work) = Work::new(to, index, of, ask) else {
+            return;
+        };
         let rows = work.rows(0);
-        kernels::linear(&rows, &work.columns(&rows), work.out(), work.share);
+        work.isa
+            .linear(&rows, &work.columns(&rows), work.out(), work.share);
     }
 }
 
 unsafe extern "C" fn experts_node(to: Raw, index: c_int, of: c_int, ask: *mut std::ffi::c_void) {
     // SAFETY: as above.
     unsafe {
-        let work = Work::new(to, index, of, ask);
+        let Some(work) = Work::new(to, index, of, ask) else {
+            return;
+        };
         let rows = work.rows(0);
-        kernels::experts(
+        work.isa.experts(
             &rows,
             &work.experts(),
             &work.columns(&rows),
@@ -533,9 +553,11 @@ unsafe extern "C" fn experts_node(to: Raw, index: c_int, of: c_int, ask: *mut st
 unsafe extern "C" fn swiglu_node(to: Raw, index: c_int, of: c_int, ask: *mut std::ffi::c_void) {
     // SAFETY: as above.
     unsafe {
-        let work = Work::new(to, index, of, ask);
+        let Some(work) = Work::new(to, index, of, ask) else {
+            return;
+        };
         let (gate, up) = (work.rows(0), work.rows(3));
-        kernels::swiglu_experts(
+        work.isa.swiglu_experts(
             &gate,
             &up,
             &work.experts(),
@@ -549,10 +571,12 @@ unsafe extern "C" fn swiglu_node(to: Raw, index: c_int, of: c_int, ask: *mut std
 unsafe extern "C" fn sum_node(to: Raw, index: c_int, of: c_int, ask: *mut std::ffi::c_void) {
     // SAFETY: as above.
     unsafe {
-        let work = Work::new(to, index, of, ask);
+        let Some(work) = Work::new(to, index, of, ask) else {
+            return;
+        };
         let rows = work.rows(0);
         let weights = work.source(3).data.cast_const().cast();
-        kernels::experts_sum(
+        work.isa.experts_sum(
             &rows,
             &work.experts(),
             &work.columns(&rows),

@@ -9,13 +9,23 @@ pub enum Layout {
     /// Four blocks of 32, each with its own scale. `q` holds the first halves of the four blocks, then the second
     /// halves: as formats that keep two weights in a byte yield them.
     Blocks,
-    /// One scale for all, `q` in order: for binary planes, whose activations are rotated and have no outliers.
+    /// One scale for all, `q` in the [`Order`] the machine reads planes in: for binary planes, whose activations are
+    /// rotated and have no outliers.
     Whole,
+}
+
+/// Where the numbers of a record of [`Layout::Whole`] lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// One after another: for machines that read bits as masks.
+    Straight,
+    /// Those that meet the lowest bit of each of a plane's 16 bytes, then the next bit: for machines that shift and mask.
+    ByBit,
 }
 
 /// 128 activations of one column.
 ///
-/// Kernels multiply with unsigned bytes `w + 128`; `init` and `sums` take the 128 back.
+/// Where the dot product wants unsigned bytes, kernels multiply with `w + 128`; `init` and `sums` take the 128 back.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Record {
@@ -42,18 +52,15 @@ impl Record {
     };
 
     /// The activation at `index` of 0 to 127, as the kernels see it.
-    pub fn value(&self, layout: Layout, index: usize) -> f32 {
-        f32::from(self.q[place(layout, index)]) * self.scales[index / 32]
+    #[cfg(test)]
+    pub(super) fn value(&self, layout: Layout, order: Order, index: usize) -> f32 {
+        f32::from(self.q[place(layout, order, index)]) * self.scales[index / 32]
     }
 
     /// Quantises up to 128 numbers; those that are missing are zero. A number that is not finite makes its block's scale
     /// NaN, so that products say so: what must never be read is found by poisoning it.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "no kernel asks")
-    )]
     #[inline(always)]
-    pub(super) fn fill(&mut self, layout: Layout, x: &[f32]) {
+    pub(super) fn fill(&mut self, layout: Layout, order: Order, x: &[f32]) {
         let mut full = [0.0f32; RECORD_WEIGHTS];
         for (to, from) in full.iter_mut().zip(x) {
             *to = *from;
@@ -73,7 +80,7 @@ impl Record {
             let inverse = if inverse.is_finite() { inverse } else { 0.0 };
             for (i, v) in block.iter().enumerate() {
                 let q = (v * inverse).round_ties_even();
-                self.q[place(layout, b * size + i)] = q as i8;
+                self.q[place(layout, order, b * size + i)] = q as i8;
             }
             for s in &mut self.scales[b * size / 32..(b + 1) * size / 32] {
                 *s = scale;
@@ -82,10 +89,6 @@ impl Record {
         self.sum(layout);
     }
 
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "no kernel asks")
-    )]
     #[inline(always)]
     fn sum(&mut self, layout: Layout) {
         let lane = |i: usize| {
@@ -107,10 +110,11 @@ impl Record {
 
 /// Where number `index` of a record lies in `q`.
 #[inline(always)]
-pub(super) fn place(layout: Layout, index: usize) -> usize {
-    match layout {
-        Layout::Whole => index,
-        Layout::Blocks => {
+fn place(layout: Layout, order: Order, index: usize) -> usize {
+    match (layout, order) {
+        (Layout::Whole, Order::Straight) => index,
+        (Layout::Whole, Order::ByBit) => index % 8 * 16 + index / 8,
+        (Layout::Blocks, _) => {
             let (block, i) = (index / 32, index % 32);
             i / 16 * 64 + block * 16 + i % 16
         }

@@ -27,9 +27,16 @@ impl Format {
     /// Bytes of a record's worth of weights. Of planes: in each of the two halves of a row.
     pub fn record_bytes(self) -> usize {
         match self {
-            Self::Iq4Nl | Self::Q4_0 => 4 * 18,
-            Self::Q8_0 => 4 * 34,
-            Self::Planes => 18,
+            Self::Planes => self.block_bytes(),
+            _ => 4 * self.block_bytes(),
+        }
+    }
+
+    /// Bytes of a block with a scale of its own.
+    pub(super) fn block_bytes(self) -> usize {
+        match self {
+            Self::Q8_0 => 34,
+            _ => 18,
         }
     }
 
@@ -45,7 +52,7 @@ impl Format {
     pub fn row_bytes(self, width: usize) -> usize {
         match self {
             Self::Planes => 2 * (width / RECORD_WEIGHTS) * self.record_bytes(),
-            _ => width / 32 * (self.record_bytes() / 4),
+            _ => width / 32 * self.block_bytes(),
         }
     }
 }
@@ -67,10 +74,6 @@ pub struct Rows {
 
 impl Rows {
     /// Address of row `index`.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "no kernel asks")
-    )]
     pub(super) fn row(&self, index: usize) -> *const u8 {
         self.data.wrapping_add(index * self.stride)
     }

@@ -7,7 +7,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::activation::{Layout, Record, records_per_row};
-use super::isa::{self, PANEL_ROWS, Panel, TILE_COLUMNS};
+use super::isa::Isa;
+use super::panel::Panel;
 use super::{FEW_COLUMNS, Rows};
 
 /// One thread of several.
@@ -28,14 +29,23 @@ impl Share {
     }
 }
 
+/// Columns of the widest tile of any machine.
+const MAX_TILE_COLUMNS: usize = 6;
+
+/// A panel and the sums of its products.
+#[derive(Default)]
+struct Tiles {
+    panel: Option<Box<Panel>>,
+    sums: Vec<f32>,
+}
+
 /// Room a thread keeps between products.
 #[derive(Default)]
 struct Scratch {
-    panel: Option<Box<Panel>>,
+    tiles: Tiles,
     columns: Vec<*const Record>,
     first: Vec<f32>,
     second: Vec<f32>,
-    sums: Vec<[f32; PANEL_ROWS]>,
     routes: Routes,
 }
 
@@ -75,90 +85,6 @@ impl Columns {
     fn at(&self, index: usize) -> *const Record {
         self.data.wrapping_add(index * records_per_row(self.width))
     }
-}
-
-/// Fills this thread's share of the records of `n` columns of `width` numbers; `x(i)` is column `i`.
-///
-/// # Safety
-/// `out` has room for all records, [`isa::available`] holds, and no other thread has this share.
-pub unsafe fn quantize<'a>(
-    layout: Layout,
-    width: usize,
-    n: usize,
-    x: impl Fn(usize) -> &'a [f32],
-    out: *mut Record,
-    share: Share,
-) {
-    let per_row = records_per_row(width);
-    let range = share.range(n * per_row, 1);
-    let mut at = range.start;
-    while at < range.end {
-        let (column, first) = (at / per_row, at % per_row);
-        let n = (per_row - first).min(range.end - at);
-        let x = &x(column)[first * 128..((first + n) * 128).min(width)];
-        // SAFETY: the records of this share, by the caller's word.
-        unsafe {
-            let records = std::slice::from_raw_parts_mut(out.add(at), n);
-            isa::fill_records(layout, x, records);
-        }
-        at += n;
-    }
-}
-
-/// As [`quantize`] for binary planes: each column goes through the Hadamard transform of `x * signs` first.
-///
-/// # Safety
-/// As [`quantize`]; `signs` has `width` numbers, a power of two.
-pub unsafe fn rotate_and_quantize<'a>(
-    signs: &[f32],
-    n: usize,
-    x: impl Fn(usize) -> &'a [f32],
-    out: *mut Record,
-    share: Share,
-) {
-    let per_row = records_per_row(signs.len());
-    SCRATCH.with_borrow_mut(|scratch| {
-        for column in share.range(n, 1) {
-            scratch.first.clear();
-            scratch.first.extend_from_slice(x(column));
-            // SAFETY: as above.
-            unsafe {
-                isa::rotate(&mut scratch.first, signs);
-                let records = std::slice::from_raw_parts_mut(out.add(column * per_row), per_row);
-                isa::fill_records(Layout::Whole, &scratch.first, records);
-            }
-        }
-    });
-}
-
-/// `out[column][row]` for this thread's rows.
-///
-/// # Safety
-/// Rows, columns and room for the products are there, widths agree, [`isa::available`] holds, and no other
-/// thread has this share.
-pub unsafe fn linear(rows: &Rows, x: &Columns, out: *mut f32, share: Share) {
-    let n_rows = rows.n_rows;
-    SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch {
-            panel,
-            columns,
-            first,
-            sums,
-            ..
-        } = scratch;
-        columns.clear();
-        columns.extend((0..x.n).map(|i| x.at(i)));
-        for part in parts(n_rows, x.rounding.few(x.n), share) {
-            // SAFETY: the caller's word.
-            unsafe {
-                products(panel, sums, rows, part.clone(), x.rounding, columns, first);
-                for (column, values) in first.chunks_exact(part.len()).enumerate() {
-                    let to = out.add(column * n_rows + part.start);
-                    to.copy_from_nonoverlapping(values.as_ptr(), values.len());
-                }
-            }
-        }
-    });
 }
 
 /// Which experts each token goes to.
@@ -229,142 +155,6 @@ impl Routes {
     }
 }
 
-/// `out[token][choice][row] = silu(gate x) * (up x)` for this thread's rows of the chosen experts' matrices.
-///
-/// # Safety
-/// As [`linear`], for every expert; `x` has a column per token.
-pub unsafe fn swiglu_experts(
-    gate: &Rows,
-    up: &Rows,
-    e: &Experts,
-    x: &Columns,
-    out: *mut f32,
-    share: Share,
-) {
-    let n_rows = gate.n_rows;
-    SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch {
-            panel,
-            columns,
-            first,
-            second,
-            sums,
-            routes,
-        } = scratch;
-        // SAFETY: the caller's word.
-        unsafe { routes.sort(e) };
-        for (expert, choices) in routes.each() {
-            let (gate, up) = (at_expert(gate, e, expert), at_expert(up, e, expert));
-            columns.clear();
-            columns.extend(choices.iter().map(|(token, _)| x.at(*token as usize)));
-            for part in parts(n_rows, x.rounding.few(choices.len()), share) {
-                // SAFETY: the caller's word.
-                unsafe {
-                    products(panel, sums, &gate, part.clone(), x.rounding, columns, first);
-                    products(panel, sums, &up, part.clone(), x.rounding, columns, second);
-                    isa::swiglu(first, second);
-                    for ((token, slot), values) in
-                        choices.iter().zip(first.chunks_exact(part.len()))
-                    {
-                        let column = *token as usize * e.n_used + *slot as usize;
-                        let to = out.add(column * n_rows + part.start);
-                        to.copy_from_nonoverlapping(values.as_ptr(), values.len());
-                    }
-                }
-            }
-        }
-    });
-}
-
-/// `out[token][choice][row]` for this thread's rows of the chosen experts' matrices. `x` has a column per token, or one
-/// per choice.
-///
-/// # Safety
-/// As [`swiglu_experts`].
-pub unsafe fn experts(rows: &Rows, e: &Experts, x: &Columns, out: *mut f32, share: Share) {
-    // SAFETY: the caller's word.
-    unsafe {
-        each_product(rows, e, x, share, |column, _, part, values| {
-            let to = out.add(column * rows.n_rows + part.start);
-            to.copy_from_nonoverlapping(values.as_ptr(), values.len());
-        });
-    }
-}
-
-/// `out[token][row] = sum over choices of weight * (matrix x)`, in order of experts; `x` and `weights` have one column
-/// and one number per choice.
-///
-/// # Safety
-/// As [`swiglu_experts`].
-pub unsafe fn experts_sum(
-    rows: &Rows,
-    e: &Experts,
-    x: &Columns,
-    weights: *const f32,
-    out: *mut f32,
-    share: Share,
-) {
-    let n_rows = rows.n_rows;
-    let mine = own_rows(n_rows, share);
-    // SAFETY: the caller's word; this thread alone touches these rows.
-    unsafe {
-        for token in 0..e.n_tokens {
-            out.add(token * n_rows + mine.start)
-                .write_bytes(0, mine.len());
-        }
-        each_product(rows, e, x, share, |column, token, part, values| {
-            let weight = *weights.add(column);
-            let to = out.add(token * n_rows + part.start);
-            for (to, v) in std::slice::from_raw_parts_mut(to, values.len())
-                .iter_mut()
-                .zip(values)
-            {
-                *to += weight * v;
-            }
-        });
-    }
-}
-
-/// Calls `take(choice, token, rows, values)` for all choices and this thread's rows.
-unsafe fn each_product(
-    rows: &Rows,
-    e: &Experts,
-    x: &Columns,
-    share: Share,
-    mut take: impl FnMut(usize, usize, &Range<usize>, &[f32]),
-) {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch {
-            panel,
-            columns,
-            first,
-            sums,
-            routes,
-            ..
-        } = scratch;
-        // SAFETY: the caller's word.
-        unsafe { routes.sort(e) };
-        let by_choice = x.n == e.n_tokens * e.n_used;
-        for (expert, choices) in routes.each() {
-            let column = |(token, slot): (u32, u32)| token as usize * e.n_used + slot as usize;
-            columns.clear();
-            columns.extend(
-                choices
-                    .iter()
-                    .map(|c| x.at(if by_choice { column(*c) } else { c.0 as usize })),
-            );
-            for part in parts(rows.n_rows, x.rounding.few(choices.len()), share) {
-                let rows = at_expert(rows, e, expert);
-                // SAFETY: the caller's word.
-                unsafe { products(panel, sums, &rows, part.clone(), x.rounding, columns, first) };
-                for (choice, values) in choices.iter().zip(first.chunks_exact(part.len())) {
-                    take(column(*choice), choice.0 as usize, &part, values);
-                }
-            }
-        }
-    });
-}
-
 fn at_expert(rows: &Rows, e: &Experts, expert: usize) -> Rows {
     Rows {
         data: rows.data.wrapping_add(expert * e.expert_stride),
@@ -372,64 +162,302 @@ fn at_expert(rows: &Rows, e: &Experts, expert: usize) -> Rows {
     }
 }
 
-/// The rows of a thread: whole panels, whatever the number of columns.
-fn own_rows(n_rows: usize, share: Share) -> Range<usize> {
-    share.range(n_rows, PANEL_ROWS)
-}
-
-/// The rows of a thread in the parts that [`products`] takes.
-fn parts(n_rows: usize, few: bool, share: Share) -> impl Iterator<Item = Range<usize>> {
-    let own = own_rows(n_rows, share);
-    let size = if few { own.len().max(1) } else { PANEL_ROWS };
-    own.clone()
-        .step_by(size)
-        .map(move |start| start..(start + size).min(own.end))
-}
-
-/// `out[column][row]` for the rows `part`.
-unsafe fn products(
-    panel: &mut Option<Box<Panel>>,
-    sums: &mut Vec<[f32; PANEL_ROWS]>,
-    rows: &Rows,
-    part: Range<usize>,
-    rounding: Rounding,
-    columns: &[*const Record],
-    out: &mut Vec<f32>,
-) {
-    out.clear();
-    out.resize(columns.len() * part.len(), 0.0);
-    if rounding.few(columns.len()) {
-        let (start, n) = (part.start, part.len());
-        // SAFETY: the caller's word.
-        unsafe {
-            isa::dot(rows, part, columns, &mut |c, row, value| {
-                out[c * n + row - start] = value
-            })
-        };
-        return;
-    }
-    let panel = panel.get_or_insert_with(Panel::new);
-    sums.clear();
-    sums.resize(columns.len(), [0.0; PANEL_ROWS]);
-    let mut first = 0;
-    while first < records_per_row(rows.width) {
-        // SAFETY: the caller's word.
-        unsafe {
-            panel.unpack(rows, part.start, first);
-            let mut at = [std::ptr::null(); TILE_COLUMNS];
-            for (columns, sums) in columns
-                .chunks(TILE_COLUMNS)
-                .zip(sums.chunks_mut(TILE_COLUMNS))
-            {
-                for (at, column) in at.iter_mut().zip(columns) {
-                    *at = column.wrapping_add(first);
-                }
-                isa::tile(panel, &at[..columns.len()], sums);
+impl Isa {
+    /// Fills this thread's share of the records of `n` columns of `width` numbers; `x(i)` is column `i`.
+    ///
+    /// # Safety
+    /// `out` has room for all records, [`Isa::is_available`], and no other thread has this share.
+    pub unsafe fn quantize<'a>(
+        &self,
+        layout: Layout,
+        width: usize,
+        n: usize,
+        x: impl Fn(usize) -> &'a [f32],
+        out: *mut Record,
+        share: Share,
+    ) {
+        let per_row = records_per_row(width);
+        let range = share.range(n * per_row, 1);
+        let mut at = range.start;
+        while at < range.end {
+            let (column, first) = (at / per_row, at % per_row);
+            let n = (per_row - first).min(range.end - at);
+            let x = &x(column)[first * 128..((first + n) * 128).min(width)];
+            // SAFETY: the records of this share, by the caller's word.
+            unsafe {
+                let records = std::slice::from_raw_parts_mut(out.add(at), n);
+                (self.fill_records)(self.order, layout, x, records);
             }
+            at += n;
         }
-        first += panel.n_records();
     }
-    for (out, sums) in out.chunks_exact_mut(part.len()).zip(sums) {
-        out.copy_from_slice(&sums[..part.len()]);
+
+    /// As [`quantize`] for binary planes: each column goes through the Hadamard transform of `x * signs` first.
+    ///
+    /// # Safety
+    /// As [`quantize`]; `signs` has `width` numbers, a power of two.
+    pub unsafe fn rotate_and_quantize<'a>(
+        &self,
+        signs: &[f32],
+        n: usize,
+        x: impl Fn(usize) -> &'a [f32],
+        out: *mut Record,
+        share: Share,
+    ) {
+        let per_row = records_per_row(signs.len());
+        SCRATCH.with_borrow_mut(|scratch| {
+            for column in share.range(n, 1) {
+                scratch.first.clear();
+                scratch.first.extend_from_slice(x(column));
+                // SAFETY: as above.
+                unsafe {
+                    (self.rotate)(&mut scratch.first, signs);
+                    let records =
+                        std::slice::from_raw_parts_mut(out.add(column * per_row), per_row);
+                    (self.fill_records)(self.order, Layout::Whole, &scratch.first, records);
+                }
+            }
+        });
+    }
+
+    /// `out[column][row]` for this thread's rows.
+    ///
+    /// # Safety
+    /// Rows, columns and room for the products are there, widths agree, [`Isa::is_available`], and no other
+    /// thread has this share.
+    pub unsafe fn linear(&self, rows: &Rows, x: &Columns, out: *mut f32, share: Share) {
+        let n_rows = rows.n_rows;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch {
+                tiles,
+                columns,
+                first,
+                ..
+            } = scratch;
+            columns.clear();
+            columns.extend((0..x.n).map(|i| x.at(i)));
+            for part in self.parts(n_rows, x.rounding.few(x.n), share) {
+                // SAFETY: the caller's word.
+                unsafe {
+                    self.products(tiles, rows, part.clone(), x.rounding, columns, first);
+                    for (column, values) in first.chunks_exact(part.len()).enumerate() {
+                        let to = out.add(column * n_rows + part.start);
+                        to.copy_from_nonoverlapping(values.as_ptr(), values.len());
+                    }
+                }
+            }
+        });
+    }
+
+    /// `out[token][choice][row] = silu(gate x) * (up x)` for this thread's rows of the chosen experts' matrices.
+    ///
+    /// # Safety
+    /// As [`linear`], for every expert; `x` has a column per token.
+    pub unsafe fn swiglu_experts(
+        &self,
+        gate: &Rows,
+        up: &Rows,
+        e: &Experts,
+        x: &Columns,
+        out: *mut f32,
+        share: Share,
+    ) {
+        let n_rows = gate.n_rows;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch {
+                tiles,
+                columns,
+                first,
+                second,
+                routes,
+            } = scratch;
+            // SAFETY: the caller's word.
+            unsafe { routes.sort(e) };
+            for (expert, choices) in routes.each() {
+                let (gate, up) = (at_expert(gate, e, expert), at_expert(up, e, expert));
+                columns.clear();
+                columns.extend(choices.iter().map(|(token, _)| x.at(*token as usize)));
+                for part in self.parts(n_rows, x.rounding.few(choices.len()), share) {
+                    // SAFETY: the caller's word.
+                    unsafe {
+                        self.products(tiles, &gate, part.clone(), x.rounding, columns, first);
+                        self.products(tiles, &up, part.clone(), x.rounding, columns, second);
+                        (self.swiglu)(first, second);
+                        for ((token, slot), values) in
+                            choices.iter().zip(first.chunks_exact(part.len()))
+                        {
+                            let column = *token as usize * e.n_used + *slot as usize;
+                            let to = out.add(column * n_rows + part.start);
+                            to.copy_from_nonoverlapping(values.as_ptr(), values.len());
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// `out[token][choice][row]` for this thread's rows of the chosen experts' matrices. `x` has a column per token, or one
+    /// per choice.
+    ///
+    /// # Safety
+    /// As [`swiglu_experts`].
+    pub unsafe fn experts(
+        &self,
+        rows: &Rows,
+        e: &Experts,
+        x: &Columns,
+        out: *mut f32,
+        share: Share,
+    ) {
+        // SAFETY: the caller's word.
+        unsafe {
+            self.each_product(rows, e, x, share, |column, _, part, values| {
+                let to = out.add(column * rows.n_rows + part.start);
+                to.copy_from_nonoverlapping(values.as_ptr(), values.len());
+            });
+        }
+    }
+
+    /// `out[token][row] = sum over choices of weight * (matrix x)`, in order of experts; `x` and `weights` have one column
+    /// and one number per choice.
+    ///
+    /// # Safety
+    /// As [`swiglu_experts`].
+    pub unsafe fn experts_sum(
+        &self,
+        rows: &Rows,
+        e: &Experts,
+        x: &Columns,
+        weights: *const f32,
+        out: *mut f32,
+        share: Share,
+    ) {
+        let n_rows = rows.n_rows;
+        let mine = self.own_rows(n_rows, share);
+        // SAFETY: the caller's word; this thread alone touches these rows.
+        unsafe {
+            for token in 0..e.n_tokens {
+                out.add(token * n_rows + mine.start)
+                    .write_bytes(0, mine.len());
+            }
+            self.each_product(rows, e, x, share, |column, token, part, values| {
+                let weight = *weights.add(column);
+                let to = out.add(token * n_rows + part.start);
+                for (to, v) in std::slice::from_raw_parts_mut(to, values.len())
+                    .iter_mut()
+                    .zip(values)
+                {
+                    *to += weight * v;
+                }
+            });
+        }
+    }
+
+    /// Calls `take(choice, token, rows, values)` for all choices and this thread's rows.
+    unsafe fn each_product(
+        &self,
+        rows: &Rows,
+        e: &Experts,
+        x: &Columns,
+        share: Share,
+        mut take: impl FnMut(usize, usize, &Range<usize>, &[f32]),
+    ) {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch {
+                tiles,
+                columns,
+                first,
+                routes,
+                ..
+            } = scratch;
+            // SAFETY: the caller's word.
+            unsafe { routes.sort(e) };
+            let by_choice = x.n == e.n_tokens * e.n_used;
+            for (expert, choices) in routes.each() {
+                let column = |(token, slot): (u32, u32)| token as usize * e.n_used + slot as usize;
+                columns.clear();
+                columns.extend(
+                    choices
+                        .iter()
+                        .map(|c| x.at(if by_choice { column(*c) } else { c.0 as usize })),
+                );
+                for part in self.parts(rows.n_rows, x.rounding.few(choices.len()), share) {
+                    let rows = at_expert(rows, e, expert);
+                    // SAFETY: the caller's word.
+                    unsafe {
+                        self.products(tiles, &rows, part.clone(), x.rounding, columns, first)
+                    };
+                    for (choice, values) in choices.iter().zip(first.chunks_exact(part.len())) {
+                        take(column(*choice), choice.0 as usize, &part, values);
+                    }
+                }
+            }
+        });
+    }
+
+    /// The rows of a thread: whole panels, whatever the number of columns.
+    fn own_rows(&self, n_rows: usize, share: Share) -> Range<usize> {
+        share.range(n_rows, self.panel_rows)
+    }
+
+    /// The rows of a thread in the parts that [`products`] takes.
+    fn parts(&self, n_rows: usize, few: bool, share: Share) -> impl Iterator<Item = Range<usize>> {
+        let own = self.own_rows(n_rows, share);
+        let size = if few {
+            own.len().max(1)
+        } else {
+            self.panel_rows
+        };
+        own.clone()
+            .step_by(size)
+            .map(move |start| start..(start + size).min(own.end))
+    }
+
+    /// `out[column][row]` for the rows `part`.
+    unsafe fn products(
+        &self,
+        tiles: &mut Tiles,
+        rows: &Rows,
+        part: Range<usize>,
+        rounding: Rounding,
+        columns: &[*const Record],
+        out: &mut Vec<f32>,
+    ) {
+        out.clear();
+        out.resize(columns.len() * part.len(), 0.0);
+        if rounding.few(columns.len()) {
+            // SAFETY: the caller's word.
+            unsafe { (self.dot)(rows, part, columns, out) };
+            return;
+        }
+        let Tiles { panel, sums } = tiles;
+        let panel = panel.get_or_insert_with(Panel::new);
+        let (n_rows, n_columns) = (self.panel_rows, self.tile_columns);
+        sums.clear();
+        sums.resize(columns.len() * n_rows, 0.0);
+        let mut first = 0;
+        while first < records_per_row(rows.width) {
+            // SAFETY: the caller's word.
+            unsafe {
+                (self.unpack)(panel, rows, part.start, first);
+                let mut at = [std::ptr::null(); MAX_TILE_COLUMNS];
+                for (columns, sums) in columns
+                    .chunks(n_columns)
+                    .zip(sums.chunks_mut(n_columns * n_rows))
+                {
+                    for (at, column) in at.iter_mut().zip(columns) {
+                        *at = column.wrapping_add(first);
+                    }
+                    (self.tile)(panel, &at[..columns.len()], sums);
+                }
+            }
+            first += panel.n_records;
+        }
+        for (out, sums) in out
+            .chunks_exact_mut(part.len())
+            .zip(sums.chunks_exact(n_rows))
+        {
+            out.copy_from_slice(&sums[..part.len()]);
+        }
     }
 }

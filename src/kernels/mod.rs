@@ -10,27 +10,31 @@
 //!
 //! What a kernel may be asked for is checked when a graph is built ([`crate::ggml`]); these functions trust it.
 
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "no kernel asks")
+)]
+
 mod activation;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+mod few;
 mod format;
+mod isa;
+mod levels;
 mod matmul;
-#[cfg(not(target_arch = "x86_64"))]
-mod none;
+mod panel;
+mod prefetch;
+mod prepare;
 #[cfg(test)]
 mod tests;
 
 pub use activation::{Layout, RECORD_WEIGHTS, Record, quantize_bytes, records_per_row};
-#[cfg(target_arch = "x86_64")]
-use avx512 as isa;
 pub use format::{Format, Rows};
-pub use isa::available;
-pub use matmul::{
-    Columns, Experts, Rounding, Share, experts, experts_sum, linear, quantize, rotate_and_quantize,
-    swiglu_experts,
-};
-#[cfg(not(target_arch = "x86_64"))]
-use none as isa;
+pub use isa::{Isa, all, best};
+pub use matmul::{Columns, Experts, Rounding, Share};
 
 /// Up to this many columns are few: unpacking would cost more than it saves.
 pub const FEW_COLUMNS: usize = 8;

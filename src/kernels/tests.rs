@@ -32,6 +32,16 @@ impl Noise {
     }
 }
 
+/// All kernels this machine can run. Says which it cannot.
+fn machines() -> impl Iterator<Item = &'static Isa> {
+    all().iter().copied().filter(|isa| {
+        let here = isa.is_available();
+        let what = if here { "tested" } else { "NOT TESTED here" };
+        eprintln!("{what}: {}", isa.name);
+        here
+    })
+}
+
 /// Random rows of a format.
 fn weights(format: Format, width: usize, n_rows: usize, noise: &mut Noise) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..format.row_bytes(width) * n_rows)
@@ -39,8 +49,8 @@ fn weights(format: Format, width: usize, n_rows: usize, noise: &mut Noise) -> Ve
         .collect();
     for row in bytes.chunks_exact_mut(format.row_bytes(width)) {
         let norm = 0.01 + 0.01 * noise.number().abs();
-        let n_blocks = row.len() / block_bytes(format);
-        for (i, block) in row.chunks_exact_mut(block_bytes(format)).enumerate() {
+        let n_blocks = row.len() / format.block_bytes();
+        for (i, block) in row.chunks_exact_mut(format.block_bytes()).enumerate() {
             let scale = match format {
                 Format::Planes if i < n_blocks / 2 => norm,
                 Format::Planes => norm * 0.54,
@@ -52,16 +62,9 @@ fn weights(format: Format, width: usize, n_rows: usize, noise: &mut Noise) -> Ve
     bytes
 }
 
-fn block_bytes(format: Format) -> usize {
-    match format {
-        Format::Iq4Nl | Format::Q4_0 | Format::Planes => 18,
-        Format::Q8_0 => 34,
-    }
-}
-
 /// A row as numbers.
 fn decode(format: Format, row: &[u8]) -> Vec<f64> {
-    let blocks = row.chunks_exact(block_bytes(format)).map(|b| {
+    let blocks = row.chunks_exact(format.block_bytes()).map(|b| {
         let scale = half::f16::from_le_bytes([b[0], b[1]]).to_f64();
         let numbers: Vec<i32> = match format {
             Format::Iq4Nl => (0..32)
@@ -138,11 +141,12 @@ impl Case {
     }
 
     /// The product of a row with a column as it was quantised, and the sum of the sizes of its terms.
-    fn product(&self, expert: usize, row: usize, column: &[Record]) -> (f64, f64) {
+    fn product(&self, isa: &Isa, expert: usize, row: usize, column: &[Record]) -> (f64, f64) {
         let bytes = self.format.row_bytes(self.width);
         let row = &self.bytes[(expert * self.n_rows + row) * bytes..][..bytes];
         let layout = self.format.layout();
-        let term = |(i, w): (usize, f64)| w * f64::from(column[i / 128].value(layout, i % 128));
+        let term =
+            |(i, w): (usize, f64)| w * f64::from(column[i / 128].value(layout, isa.order, i % 128));
         let terms: Vec<f64> = decode(self.format, row)
             .into_iter()
             .enumerate()
@@ -160,12 +164,18 @@ impl Case {
     }
 }
 
-fn columns(layout: Layout, width: usize, n: usize, noise: &mut Noise) -> Vec<Record> {
+/// Random columns.
+fn columns(isa: &Isa, layout: Layout, width: usize, n: usize, noise: &mut Noise) -> Vec<Record> {
     let x: Vec<f32> = (0..width * n).map(|_| noise.number()).collect();
+    quantized(isa, layout, width, &x)
+}
+
+fn quantized(isa: &Isa, layout: Layout, width: usize, x: &[f32]) -> Vec<Record> {
+    let n = x.len() / width;
     let mut out = vec![Record::ZERO; records_per_row(width) * n];
-    // SAFETY: the caller asked for the features; there is room for all records.
+    // SAFETY: the machine has the features; there is room for all records.
     unsafe {
-        quantize(
+        isa.quantize(
             layout,
             width,
             n,
@@ -177,7 +187,7 @@ fn columns(layout: Layout, width: usize, n: usize, noise: &mut Noise) -> Vec<Rec
     for (i, x) in x.chunks_exact(width).enumerate() {
         for (k, v) in x.iter().enumerate() {
             let record = &out[i * records_per_row(width) + k / 128];
-            let error = (record.value(layout, k % 128) - v).abs();
+            let error = (record.value(layout, isa.order, k % 128) - v).abs();
             assert!(
                 error <= record.scales[k % 128 / 32] * 0.5001,
                 "{layout:?} {k}: off by {error}"
@@ -187,12 +197,13 @@ fn columns(layout: Layout, width: usize, n: usize, noise: &mut Noise) -> Vec<Rec
     out
 }
 
-fn check(case: &Case, expert: usize, row: usize, column: &[Record], found: f32) {
-    let (wanted, size) = case.product(expert, row, column);
+fn check(isa: &Isa, case: &Case, expert: usize, row: usize, column: &[Record], found: f32) {
+    let (wanted, size) = case.product(isa, expert, row, column);
     let error = (f64::from(found) - wanted).abs();
     assert!(
         error <= case.tolerance() * size.max(1e-9),
-        "{:?} {}x{} row {row} of expert {expert}: {found}, not {wanted}",
+        "{}: {:?} {}x{} row {row} of expert {expert}: {found}, not {wanted}",
+        isa.name,
         case.format,
         case.width,
         case.n_rows,
@@ -202,39 +213,76 @@ fn check(case: &Case, expert: usize, row: usize, column: &[Record], found: f32) 
 /// Rows that are no whole panels, columns that are no whole tiles, widths that are no whole records.
 #[test]
 fn matrices_times_columns() {
-    if !available() {
-        return;
-    }
-    let mut noise = Noise(1);
-    for format in FORMATS {
-        for (width, n_rows) in [
-            (128, 1),
-            (160, 3),
-            (512, 32),
-            (608, 33),
-            (1024, 70),
-            (896, 64),
-        ] {
-            let width = width / format.block() * format.block();
-            let case = Case::new(format, width, n_rows, 1, &mut noise);
-            for n in [1, 2, 3, 4, 5, 9, 10, 13, 23] {
-                let records = columns(format.layout(), width, n, &mut noise);
-                let x = Columns {
-                    data: records.as_ptr(),
-                    n,
-                    width,
-                    rounding: Rounding::Fast,
-                };
-                for of in [1, 2, 3] {
-                    let mut out = vec![f32::NAN; n_rows * n];
-                    for index in 0..of {
-                        // SAFETY: all of it is there, and the features were asked for.
-                        unsafe { linear(&case.rows(), &x, out.as_mut_ptr(), Share { index, of }) };
+    for isa in machines() {
+        let mut noise = Noise(1);
+        for format in FORMATS {
+            for (width, n_rows) in [
+                (128, 1),
+                (160, 3),
+                (512, 32),
+                (608, 33),
+                (1024, 70),
+                (896, 64),
+            ] {
+                let width = width / format.block() * format.block();
+                let case = Case::new(format, width, n_rows, 1, &mut noise);
+                for n in [1, 2, 3, 4, 5, 9, 10, 13, 23] {
+                    let records = columns(isa, format.layout(), width, n, &mut noise);
+                    let x = Columns {
+                        data: records.as_ptr(),
+                        n,
+                        width,
+                        rounding: Rounding::Fast,
+                    };
+                    for of in [1, 2, 3] {
+                        let mut out = vec![f32::NAN; n_rows * n];
+                        for index in 0..of {
+                            // SAFETY: all of it is there, and the features were asked for.
+                            unsafe {
+                                isa.linear(&case.rows(), &x, out.as_mut_ptr(), Share { index, of })
+                            };
+                        }
+                        for (i, found) in out.iter().enumerate() {
+                            let per_row = records_per_row(width);
+                            let column = &records[i / n_rows * per_row..][..per_row];
+                            check(isa, &case, 0, i % n_rows, column, *found);
+                        }
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Products as large as they can be: sums of 8-bit products must not be cut off at 16 bits.
+#[test]
+fn extreme_weights_times_extreme_columns() {
+    for isa in machines() {
+        let mut noise = Noise(7);
+        for format in FORMATS {
+            let (width, n_rows) = (256, 33);
+            for byte in [0x00, 0x0f, 0xf0, 0xff, 0x80, 0x7f] {
+                let mut case = Case::new(format, width, n_rows, 1, &mut noise);
+                for block in case.bytes.chunks_exact_mut(format.block_bytes()) {
+                    block[2..].fill(byte);
+                }
+                for n in [1, 11] {
+                    let x: Vec<f32> = (0..width * n)
+                        .map(|i| if i / width % 2 == 0 { 1.0 } else { -1.0 })
+                        .collect();
+                    let records = quantized(isa, format.layout(), width, &x);
+                    let x = Columns {
+                        data: records.as_ptr(),
+                        n,
+                        width,
+                        rounding: Rounding::Fast,
+                    };
+                    let mut out = vec![f32::NAN; n_rows * n];
+                    // SAFETY: as above.
+                    unsafe { isa.linear(&case.rows(), &x, out.as_mut_ptr(), ALONE) };
                     for (i, found) in out.iter().enumerate() {
-                        let per_row = records_per_row(width);
-                        let column = &records[i / n_rows * per_row..][..per_row];
-                        check(&case, 0, i % n_rows, column, *found);
+                        let column = &records[i / n_rows * 2..][..2];
+                        check(isa, &case, 0, i % n_rows, column, *found);
                     }
                 }
             }
@@ -245,39 +293,38 @@ fn matrices_times_columns() {
 /// What checks of guesses rely on: a column's bits are the same alone and in company, for any number of threads.
 #[test]
 fn few_columns_round_alike() {
-    if !available() {
-        return;
-    }
-    let mut noise = Noise(2);
-    for format in FORMATS {
-        let (width, n_rows) = (1024, 67);
-        let case = Case::new(format, width, n_rows, 1, &mut noise);
-        let many = 2 * FEW_COLUMNS;
-        let records = columns(format.layout(), width, many, &mut noise);
-        let product = |first: usize, n: usize, of: usize, rounding: Rounding| {
-            let data = records[first * records_per_row(width)..].as_ptr();
-            let mut out = vec![f32::NAN; n_rows * n];
-            for index in 0..of {
-                let x = Columns {
-                    data,
-                    n,
-                    width,
-                    rounding,
-                };
-                // SAFETY: as above.
-                unsafe { linear(&case.rows(), &x, out.as_mut_ptr(), Share { index, of }) };
-            }
-            out
-        };
-        for (n, rounding) in [(FEW_COLUMNS, Rounding::Fast), (many, Rounding::Alone)] {
-            let together = product(0, n, 2, rounding);
-            for column in 0..n {
-                let alone = product(column, 1, 3, Rounding::Fast);
-                assert_eq!(
-                    alone,
-                    together[column * n_rows..][..n_rows],
-                    "{format:?} {column} of {n}"
-                );
+    for isa in machines() {
+        let mut noise = Noise(2);
+        for format in FORMATS {
+            let (width, n_rows) = (1024, 67);
+            let case = Case::new(format, width, n_rows, 1, &mut noise);
+            let many = 2 * FEW_COLUMNS;
+            let records = columns(isa, format.layout(), width, many, &mut noise);
+            let product = |first: usize, n: usize, of: usize, rounding: Rounding| {
+                let data = records[first * records_per_row(width)..].as_ptr();
+                let mut out = vec![f32::NAN; n_rows * n];
+                for index in 0..of {
+                    let x = Columns {
+                        data,
+                        n,
+                        width,
+                        rounding,
+                    };
+                    // SAFETY: as above.
+                    unsafe { isa.linear(&case.rows(), &x, out.as_mut_ptr(), Share { index, of }) };
+                }
+                out
+            };
+            for (n, rounding) in [(FEW_COLUMNS, Rounding::Fast), (many, Rounding::Alone)] {
+                let together = product(0, n, 2, rounding);
+                for column in 0..n {
+                    let alone = product(column, 1, 3, Rounding::Fast);
+                    assert_eq!(
+                        alone,
+                        together[column * n_rows..][..n_rows],
+                        "{format:?} {column} of {n}"
+                    );
+                }
             }
         }
     }
@@ -287,64 +334,64 @@ fn few_columns_round_alike() {
 /// one for each.
 #[test]
 fn experts_times_their_tokens() {
-    if !available() {
-        return;
-    }
-    let mut noise = Noise(3);
-    for format in FORMATS {
-        let (width, n_rows, n_expert, n_used) = (256, 72, 5, 3);
-        let case = Case::new(format, width, n_rows, n_expert, &mut noise);
-        let other = Case::new(format, width, n_rows, n_expert, &mut noise);
-        for n_tokens in [1, 2, 9, 60] {
-            let mut ids: Vec<i32> = (0..n_tokens * n_used)
-                .map(|_| (noise.next() % 4) as i32)
-                .collect();
-            ids[0] = ids[1];
-            let e = case.experts(&ids, n_used);
-            let per_row = records_per_row(width);
-            for n in [n_tokens, n_tokens * n_used] {
-                let records = columns(format.layout(), width, n, &mut noise);
-                let x = Columns {
-                    data: records.as_ptr(),
-                    n,
-                    width,
-                    rounding: Rounding::Fast,
-                };
-                let column = |choice: usize| {
-                    let i = if n == n_tokens {
-                        choice / n_used
+    for isa in machines() {
+        let mut noise = Noise(3);
+        for format in FORMATS {
+            let (width, n_rows, n_expert, n_used) = (256, 72, 5, 3);
+            let case = Case::new(format, width, n_rows, n_expert, &mut noise);
+            let other = Case::new(format, width, n_rows, n_expert, &mut noise);
+            for n_tokens in [1, 2, 9, 60] {
+                let mut ids: Vec<i32> = (0..n_tokens * n_used)
+                    .map(|_| (noise.next() % 4) as i32)
+                    .collect();
+                ids[0] = ids[1];
+                let e = case.experts(&ids, n_used);
+                let per_row = records_per_row(width);
+                for n in [n_tokens, n_tokens * n_used] {
+                    let records = columns(isa, format.layout(), width, n, &mut noise);
+                    let x = Columns {
+                        data: records.as_ptr(),
+                        n,
+                        width,
+                        rounding: Rounding::Fast,
+                    };
+                    let column = |choice: usize| {
+                        let i = if n == n_tokens {
+                            choice / n_used
+                        } else {
+                            choice
+                        };
+                        &records[i * per_row..][..per_row]
+                    };
+                    let mut out = vec![f32::NAN; n_rows * ids.len()];
+                    for index in 0..2 {
+                        // SAFETY: as above.
+                        unsafe {
+                            isa.experts(
+                                &case.rows(),
+                                &e,
+                                &x,
+                                out.as_mut_ptr(),
+                                Share { index, of: 2 },
+                            )
+                        };
+                    }
+                    for (i, found) in out.iter().enumerate() {
+                        let choice = i / n_rows;
+                        check(
+                            isa,
+                            &case,
+                            ids[choice] as usize,
+                            i % n_rows,
+                            column(choice),
+                            *found,
+                        );
+                    }
+                    if n == n_tokens {
+                        gated(isa, &case, &other, &e, &ids, &x, &column);
                     } else {
-                        choice
-                    };
-                    &records[i * per_row..][..per_row]
-                };
-                let mut out = vec![f32::NAN; n_rows * ids.len()];
-                for index in 0..2 {
-                    // SAFETY: as above.
-                    unsafe {
-                        experts(
-                            &case.rows(),
-                            &e,
-                            &x,
-                            out.as_mut_ptr(),
-                            Share { index, of: 2 },
-                        )
-                    };
-                }
-                for (i, found) in out.iter().enumerate() {
-                    let choice = i / n_rows;
-                    check(
-                        &case,
-                        ids[choice] as usize,
-                        i % n_rows,
-                        column(choice),
-                        *found,
-                    );
-                }
-                if n == n_tokens {
-                    gated(&case, &other, &e, &ids, &x, &column);
-                } else {
-                    summed(&case, &e, &ids, &x, &column, &mut noise);
+                        summed(isa, &case, &e, &ids, &x, &column, &mut noise);
+                    }
                 }
             }
         }
@@ -352,6 +399,7 @@ fn experts_times_their_tokens() {
 }
 
 fn gated<'a>(
+    isa: &Isa,
     case: &Case,
     other: &Case,
     e: &Experts,
@@ -364,13 +412,13 @@ fn gated<'a>(
     for index in 0..3 {
         let share = Share { index, of: 3 };
         // SAFETY: as above.
-        unsafe { swiglu_experts(&case.rows(), &other.rows(), e, x, out.as_mut_ptr(), share) };
+        unsafe { isa.swiglu_experts(&case.rows(), &other.rows(), e, x, out.as_mut_ptr(), share) };
     }
     for (i, found) in out.iter().enumerate() {
         let (choice, row) = (i / n_rows, i % n_rows);
         let expert = ids[choice] as usize;
-        let (gate, size) = case.product(expert, row, column(choice));
-        let (up, up_size) = other.product(expert, row, column(choice));
+        let (gate, size) = case.product(isa, expert, row, column(choice));
+        let (up, up_size) = other.product(isa, expert, row, column(choice));
         let wanted = gate / (1.0 + (-gate).exp()) * up;
         let bound = 2.0 * case.tolerance() * size * up_size.max(1.0) + 1e-6;
         assert!(
@@ -382,6 +430,7 @@ fn gated<'a>(
 }
 
 fn summed<'a>(
+    isa: &Isa,
     case: &Case,
     e: &Experts,
     ids: &[i32],
@@ -396,7 +445,7 @@ fn summed<'a>(
         let share = Share { index, of: 2 };
         // SAFETY: as above.
         unsafe {
-            experts_sum(
+            isa.experts_sum(
                 &case.rows(),
                 e,
                 x,
@@ -410,7 +459,7 @@ fn summed<'a>(
         let (token, row) = (i / n_rows, i % n_rows);
         let (mut wanted, mut size) = (0.0, 0.0);
         for choice in token * e.n_used..(token + 1) * e.n_used {
-            let (v, s) = case.product(ids[choice] as usize, row, column(choice));
+            let (v, s) = case.product(isa, ids[choice] as usize, row, column(choice));
             wanted += f64::from(weights[choice]) * v;
             size += s;
         }
@@ -425,64 +474,62 @@ fn summed<'a>(
 /// Choices that no expert answers to must neither be followed nor leave anything unwritten in a sum.
 #[test]
 fn ids_out_of_range_are_left_out() {
-    if !available() {
-        return;
+    for isa in machines() {
+        let mut noise = Noise(4);
+        let case = Case::new(Format::Q8_0, 128, 32, 2, &mut noise);
+        let records = columns(isa, Layout::Blocks, 128, 2, &mut noise);
+        let ids = [-1, i32::MAX];
+        let x = Columns {
+            data: records.as_ptr(),
+            n: 2,
+            width: 128,
+            rounding: Rounding::Fast,
+        };
+        let mut out = vec![f32::NAN; 64];
+        // SAFETY: as above.
+        unsafe {
+            isa.experts_sum(
+                &case.rows(),
+                &case.experts(&ids, 1),
+                &x,
+                [1.0, 1.0].as_ptr(),
+                out.as_mut_ptr(),
+                ALONE,
+            )
+        };
+        assert!(out.iter().all(|v| *v == 0.0));
     }
-    let mut noise = Noise(4);
-    let case = Case::new(Format::Q8_0, 128, 32, 2, &mut noise);
-    let records = columns(Layout::Blocks, 128, 2, &mut noise);
-    let ids = [-1, i32::MAX];
-    let x = Columns {
-        data: records.as_ptr(),
-        n: 2,
-        width: 128,
-        rounding: Rounding::Fast,
-    };
-    let mut out = vec![f32::NAN; 64];
-    // SAFETY: as above.
-    unsafe {
-        experts_sum(
-            &case.rows(),
-            &case.experts(&ids, 1),
-            &x,
-            [1.0, 1.0].as_ptr(),
-            out.as_mut_ptr(),
-            ALONE,
-        )
-    };
-    assert!(out.iter().all(|v| *v == 0.0));
 }
 
 #[test]
 fn rotation_is_the_definition() {
-    if !available() {
-        return;
-    }
-    let mut noise = Noise(5);
-    for n in [128usize, 256, 1024, 4096] {
-        let x: Vec<f32> = (0..n).map(|_| noise.number()).collect();
-        let signs: Vec<f32> = (0..n).map(|_| noise.number().signum()).collect();
-        let mut out = vec![Record::ZERO; records_per_row(n)];
-        // SAFETY: as above.
-        unsafe { rotate_and_quantize(&signs, 1, |_| &x, out.as_mut_ptr(), ALONE) };
-        for i in [0, 1, 77, n - 1] {
-            let sum: f64 = (0..n)
-                .map(|j| {
-                    let sign = if (i & j).count_ones() % 2 == 1 {
-                        -1.0
-                    } else {
-                        1.0
-                    };
-                    sign * f64::from(x[j] * signs[j])
-                })
-                .sum();
-            let wanted = sum / (n as f64).sqrt();
-            let record = &out[i / 128];
-            let found = f64::from(record.value(Layout::Whole, i % 128));
-            assert!(
-                (found - wanted).abs() <= f64::from(record.scales[0]) * 0.5001 + 1e-5,
-                "{n} {i}: {found}, not {wanted}"
-            );
+    for isa in machines() {
+        let mut noise = Noise(5);
+        for n in [128usize, 256, 1024, 4096] {
+            let x: Vec<f32> = (0..n).map(|_| noise.number()).collect();
+            let signs: Vec<f32> = (0..n).map(|_| noise.number().signum()).collect();
+            let mut out = vec![Record::ZERO; records_per_row(n)];
+            // SAFETY: as above.
+            unsafe { isa.rotate_and_quantize(&signs, 1, |_| &x, out.as_mut_ptr(), ALONE) };
+            for i in [0, 1, 77, n - 1] {
+                let sum: f64 = (0..n)
+                    .map(|j| {
+                        let sign = if (i & j).count_ones() % 2 == 1 {
+                            -1.0
+                        } else {
+                            1.0
+                        };
+                        sign * f64::from(x[j] * signs[j])
+                    })
+                    .sum();
+                let wanted = sum / (n as f64).sqrt();
+                let record = &out[i / 128];
+                let found = f64::from(record.value(Layout::Whole, isa.order, i % 128));
+                assert!(
+                    (found - wanted).abs() <= f64::from(record.scales[0]) * 0.5001 + 1e-5,
+                    "{n} {i}: {found}, not {wanted}"
+                );
+            }
         }
     }
 }
@@ -490,48 +537,49 @@ fn rotation_is_the_definition() {
 /// A kernel must not make numbers of nonsense: tests that poison memory rely on it.
 #[test]
 fn what_is_not_finite_stays_so() {
-    if !available() {
-        return;
-    }
-    let mut noise = Noise(6);
-    for format in FORMATS {
-        let (width, n_rows) = (512, 40);
-        let case = Case::new(format, width, n_rows, 1, &mut noise);
-        for (poison, n) in [(f32::NAN, 1), (f32::INFINITY, 20)] {
-            let mut x: Vec<f32> = (0..width * n).map(|_| noise.number()).collect();
-            x[width - 1] = poison;
-            let layout = format.layout();
-            let mut records = vec![Record::ZERO; records_per_row(width) * n];
-            let mut out = vec![0f32; n_rows * n];
-            // SAFETY: as above.
-            unsafe {
-                let column = |i| &x[i * width..(i + 1) * width];
-                quantize(layout, width, n, column, records.as_mut_ptr(), ALONE);
-                let x = Columns {
-                    data: records.as_ptr(),
-                    n,
-                    width,
-                    rounding: Rounding::Fast,
-                };
-                linear(&case.rows(), &x, out.as_mut_ptr(), ALONE);
+    for isa in machines() {
+        let mut noise = Noise(6);
+        for format in FORMATS {
+            let (width, n_rows) = (512, 40);
+            let case = Case::new(format, width, n_rows, 1, &mut noise);
+            for (poison, n) in [(f32::NAN, 1), (f32::INFINITY, 20)] {
+                let mut x: Vec<f32> = (0..width * n).map(|_| noise.number()).collect();
+                x[width - 1] = poison;
+                let layout = format.layout();
+                let mut records = vec![Record::ZERO; records_per_row(width) * n];
+                let mut out = vec![0f32; n_rows * n];
+                // SAFETY: as above.
+                unsafe {
+                    let column = |i| &x[i * width..(i + 1) * width];
+                    isa.quantize(layout, width, n, column, records.as_mut_ptr(), ALONE);
+                    let x = Columns {
+                        data: records.as_ptr(),
+                        n,
+                        width,
+                        rounding: Rounding::Fast,
+                    };
+                    isa.linear(&case.rows(), &x, out.as_mut_ptr(), ALONE);
+                }
+                let (poisoned, rest) = out.split_at(n_rows);
+                assert!(poisoned.iter().all(|v| v.is_nan()), "{format:?} {poison}");
+                assert!(rest.iter().all(|v| v.is_finite()), "{format:?} {poison}");
             }
-            let (poisoned, rest) = out.split_at(n_rows);
-            assert!(poisoned.iter().all(|v| v.is_nan()), "{format:?} {poison}");
-            assert!(rest.iter().all(|v| v.is_finite()), "{format:?} {poison}");
         }
     }
 }
 
 #[test]
 fn numbers_too_small_for_a_scale_are_zero() {
-    if !available() {
-        return;
-    }
-    let x = [f32::MIN_POSITIVE / 4.0; 3];
-    for layout in [Layout::Blocks, Layout::Whole] {
-        let mut out = [Record::ZERO];
-        // SAFETY: as above.
-        unsafe { quantize(layout, 3, 1, |_| &x, out.as_mut_ptr(), ALONE) };
-        assert_eq!([0, 1, 3].map(|i| out[0].value(layout, i)), [0.0; 3]);
+    for isa in machines() {
+        let x = [f32::MIN_POSITIVE / 4.0; 3];
+        for layout in [Layout::Blocks, Layout::Whole] {
+            let mut out = [Record::ZERO];
+            // SAFETY: as above.
+            unsafe { isa.quantize(layout, 3, 1, |_| &x, out.as_mut_ptr(), ALONE) };
+            assert_eq!(
+                [0, 1, 3].map(|i| out[0].value(layout, isa.order, i)),
+                [0.0; 3]
+            );
+        }
     }
 }

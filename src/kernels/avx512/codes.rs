@@ -12,7 +12,7 @@ pub trait Codes {
     /// The weights plus 128: first halves of the four blocks, then second halves. And the four scales.
     ///
     /// # Safety
-    /// `BYTES` bytes can be read at `p`, and the CPU has what [`super::available`] asks for.
+    /// `BYTES` bytes can be read at `p`, and the CPU has what [`super::super::ISA`] asks for.
     unsafe fn load(p: *const u8) -> (__m512i, __m512i, __m128);
 
     /// The same for one record of each of 16 rows, transposed: step `k` gets four weights of every row in its register

@@ -9,12 +9,25 @@ mod planes;
 mod prepare;
 mod tile;
 
-pub use dot::dot;
-pub use prepare::{fill_records, rotate, swiglu};
-pub use tile::{PANEL_ROWS, Panel, TILE_COLUMNS, tile};
+use super::activation::Order;
+use super::isa::Isa;
 
-/// Whether this machine has what these kernels use.
-pub fn available() -> bool {
+/// These kernels.
+pub static ISA: Isa = Isa {
+    name: "AVX-512 with VNNI and VBMI",
+    available,
+    order: Order::Straight,
+    panel_rows: tile::PANEL_ROWS,
+    tile_columns: tile::TILE_COLUMNS,
+    dot: dot::dot,
+    unpack: panel::unpack,
+    tile: tile::tile,
+    fill_records: prepare::fill_records,
+    rotate: prepare::rotate,
+    swiglu: prepare::swiglu,
+};
+
+fn available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")

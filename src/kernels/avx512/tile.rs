@@ -2,49 +2,24 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::{RECORD_WEIGHTS, Record};
+use crate::kernels::panel::{PANEL_RECORDS, Panel, STEPS, step};
+use crate::kernels::{Format, Record};
 
 /// Rows of a panel: two registers.
 pub const PANEL_ROWS: usize = 32;
-/// Records of a panel: 16 KiB of weights, which stay in the first cache.
-pub const PANEL_RECORDS: usize = 4;
 /// Columns of a tile: 12 sums of whole numbers and 12 of floating point fit the registers.
 pub const TILE_COLUMNS: usize = 6;
 
-/// Weights of a record in steps of four.
-const STEPS: usize = RECORD_WEIGHTS / 4;
-
-/// 32 rows of up to 512 weights, four weights of every row side by side, plus 128.
-pub struct Panel {
-    pub(super) codes: [[[__m512i; 2]; STEPS]; PANEL_RECORDS],
-    pub(super) scales: [[__m512; 2]; 4 * PANEL_RECORDS],
-    pub(super) n_records: usize,
-    /// Scales per record: 4, or 1 if activations have one scale per record as well.
-    pub(super) per_record: usize,
-}
-
-impl Panel {
-    /// An empty panel.
-    pub fn new() -> Box<Self> {
-        let mut panel = Box::<Self>::new_uninit();
-        // SAFETY: all its fields are numbers, for which zeros are valid.
-        unsafe {
-            panel.as_mut_ptr().write_bytes(0, 1);
-            panel.assume_init()
-        }
-    }
-
-    /// Records it holds.
-    pub fn n_records(&self) -> usize {
-        self.n_records
-    }
-}
+/// A panel's weights plus 128.
+pub type Codes = [[[__m512i; 2]; STEPS]; PANEL_RECORDS];
+/// A panel's scales: four per record, or one.
+pub type Scales = [[__m512; 2]; 4 * PANEL_RECORDS];
 
 /// Adds the panel's products with up to [`TILE_COLUMNS`] columns to `sums`. A column starts at the panel's first record.
 ///
 /// # Safety
-/// Each column has as many records as the panel, and the CPU has what [`super::available`] asks for.
-pub unsafe fn tile(panel: &Panel, columns: &[*const Record], sums: &mut [[f32; PANEL_ROWS]]) {
+/// Each column has as many records as the panel, and the CPU has what [`super::super::ISA`] asks for.
+pub unsafe fn tile(panel: &Panel, columns: &[*const Record], sums: &mut [f32]) {
     // SAFETY: the caller's word.
     unsafe {
         match *columns {
@@ -59,15 +34,11 @@ pub unsafe fn tile(panel: &Panel, columns: &[*const Record], sums: &mut [[f32; P
     }
 }
 
-unsafe fn by_groups<const C: usize>(
-    panel: &Panel,
-    columns: [*const Record; C],
-    sums: &mut [[f32; PANEL_ROWS]],
-) {
+unsafe fn by_groups<const C: usize>(panel: &Panel, columns: [*const Record; C], sums: &mut [f32]) {
     // SAFETY: the caller's word.
     unsafe {
-        match panel.per_record {
-            1 => multiply::<C, 1>(panel, &columns, sums),
+        match panel.format {
+            Format::Planes => multiply::<C, 1>(panel, &columns, sums),
             _ => multiply::<C, 4>(panel, &columns, sums),
         }
     }
@@ -78,8 +49,11 @@ unsafe fn by_groups<const C: usize>(
 unsafe fn multiply<const C: usize, const G: usize>(
     panel: &Panel,
     columns: &[*const Record; C],
-    sums: &mut [[f32; PANEL_ROWS]],
+    sums: &mut [f32],
 ) {
+    // SAFETY: arrays of registers.
+    let (codes, scales): (&Codes, &Scales) = unsafe { panel.parts() };
+    let sums = sums.as_chunks_mut::<PANEL_ROWS>().0;
     let mut total = [[_mm512_setzero_ps(); 2]; C];
     for (total, sums) in total.iter_mut().zip(&*sums) {
         // SAFETY: 32 numbers.
@@ -93,7 +67,7 @@ unsafe fn multiply<const C: usize, const G: usize>(
     for k in 0..panel.n_records {
         // SAFETY: the caller's word.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
-        let codes = &panel.codes[k];
+        let codes = &codes[k];
         for g in 0..G {
             let mut t = [[_mm512_setzero_si512(); 2]; C];
             for (t, x) in t.iter_mut().zip(x) {
@@ -110,7 +84,7 @@ unsafe fn multiply<const C: usize, const G: usize>(
                     t[1] = _mm512_dpbusd_epi32(t[1], b, q);
                 }
             }
-            let [a, b] = panel.scales[G * k + g];
+            let [a, b] = scales[G * k + g];
             for ((t, x), total) in t.iter().zip(x).zip(&mut total) {
                 let scale = _mm512_set1_ps(x.scales[g]);
                 total[0] =
@@ -126,15 +100,5 @@ unsafe fn multiply<const C: usize, const G: usize>(
             _mm512_storeu_ps(sums.as_mut_ptr(), total[0]);
             _mm512_storeu_ps(sums.as_mut_ptr().add(16), total[1]);
         }
-    }
-}
-
-/// Which four weights of a record come `i`-th in group `g`: first halves of all blocks precede the second halves.
-#[inline(always)]
-const fn step<const G: usize>(g: usize, i: usize) -> usize {
-    if G == 1 {
-        i
-    } else {
-        i / 4 * 16 + 4 * g + i % 4
     }
 }

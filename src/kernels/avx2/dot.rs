@@ -1,0 +1,194 @@
+//! Few columns with 256 bits.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::codes::{Codes, EightBit, FourBit, fours, scales};
+use super::planes::{bit, bits, factors};
+use crate::kernels::few::{self, AHEAD, Few, rests};
+use crate::kernels::levels::Levels;
+use crate::kernels::prefetch;
+use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows};
+
+/// [`few::dot`] of this machine.
+///
+/// # Safety
+/// As there.
+pub unsafe fn dot(rows: &Rows, range: Range<usize>, columns: &[*const Record], out: &mut [f32]) {
+    // SAFETY: the caller's word.
+    unsafe { few::dot::<Narrow>(rows, range, columns, out) }
+}
+
+struct Narrow;
+
+impl Few for Narrow {
+    unsafe fn blocks<const R: usize, const C: usize>(
+        format: Format,
+        rows: &[*const u8; R],
+        width: usize,
+        columns: &[*const Record; C],
+    ) -> [[f32; R]; C] {
+        // SAFETY: the caller's word.
+        unsafe {
+            match format {
+                Format::Iq4Nl => coded::<FourBit<false>, R, C>(rows, width, columns),
+                Format::Q4_0 => coded::<FourBit<true>, R, C>(rows, width, columns),
+                Format::Q8_0 => coded::<EightBit, R, C>(rows, width, columns),
+                Format::Planes => [[0.0; R]; C],
+            }
+        }
+    }
+
+    unsafe fn planes<const R: usize, const C: usize>(
+        levels: &Levels,
+        rows: &[*const u8; R],
+        width: usize,
+        columns: &[*const Record; C],
+    ) -> [[f32; R]; C] {
+        // SAFETY: the caller's word.
+        unsafe { planes(levels, rows, width, columns) }
+    }
+}
+
+/// 32 bytes of a record.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load<T, const N: usize>(numbers: &[T; N], at: usize) -> __m256i {
+    assert!(at + 32 <= size_of::<[T; N]>());
+    // SAFETY: they are inside the numbers.
+    unsafe { _mm256_loadu_si256(numbers.as_ptr().cast::<u8>().add(at).cast()) }
+}
+
+/// The products of two blocks with blocks `2 * pair ..` of a record, in four sums each.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn products<F: Codes>((low, high): (__m256i, __m256i), x: &Record, pair: usize) -> __m256 {
+    let (x_low, x_high) = (load(&x.q, 32 * pair), load(&x.q, 64 + 32 * pair));
+    let sums = if F::SMALL {
+        let low = _mm256_maddubs_epi16(low, x_low);
+        let pairs = _mm256_add_epi16(low, _mm256_maddubs_epi16(high, x_high));
+        let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        // Of -128 times the activations, what an offset of 8 takes.
+        _mm256_add_epi32(sums, _mm256_srai_epi32::<4>(load(&x.init, 32 * pair)))
+    } else {
+        _mm256_add_epi32(fours(low, x_low), fours(high, x_high))
+    };
+    _mm256_cvtepi32_ps(sums)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn coded<F: Codes, const R: usize, const C: usize>(
+    rows: &[*const u8; R],
+    width: usize,
+    columns: &[*const Record; C],
+) -> [[f32; R]; C] {
+    let spread = [
+        _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1),
+        _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3),
+    ];
+    let mut sums = [[_mm256_setzero_ps(); C]; R];
+    let mut add = |k: usize, rows: [*const u8; R]| {
+        // SAFETY: the caller's word: record `k` of every row and column is there.
+        let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
+        for r in 0..R {
+            prefetch::near(rows[r].wrapping_add(AHEAD));
+            // SAFETY: as above.
+            let by_block = unsafe { scales::<F>(rows[r]) };
+            for (pair, spread) in spread.iter().enumerate() {
+                // SAFETY: as above.
+                let weights = unsafe { F::pair(rows[r].add(2 * pair * F::BLOCK_BYTES)) };
+                for c in 0..C {
+                    // SAFETY: four numbers.
+                    let scale = _mm_mul_ps(by_block, unsafe { _mm_loadu_ps(x[c].scales.as_ptr()) });
+                    let scale = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(scale), *spread);
+                    let products = products::<F>(weights, x[c], pair);
+                    sums[r][c] = _mm256_fmadd_ps(products, scale, sums[r][c]);
+                }
+            }
+        }
+    };
+    let whole = width / RECORD_WEIGHTS;
+    for k in 0..whole {
+        add(
+            k,
+            std::array::from_fn(|r| rows[r].wrapping_add(k * F::BYTES)),
+        );
+    }
+    // SAFETY: the caller's word.
+    if let Some(rests) = unsafe { rests(rows, width, F::BLOCK_BYTES) } {
+        add(whole, std::array::from_fn(|r| rests[r].as_ptr()));
+    }
+    std::array::from_fn(|c| std::array::from_fn(|r| sum(sums[r][c])))
+}
+
+/// Sums of the activations that meet set bits, in pairs: those of the first plane in the lower half.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn at_bits<const C: usize>(bits: __m256i, x: &[&Record; C]) -> [__m256i; C] {
+    let mut sums = [_mm256_setzero_si256(); C];
+    let mut add = |k: usize, bit: __m256i| {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            // SAFETY: a record has eight times 16 numbers.
+            let x = unsafe { _mm_load_si128(x.q.as_ptr().add(16 * k).cast()) };
+            let pairs = _mm256_maddubs_epi16(bit, _mm256_broadcastsi128_si256(x));
+            *sum = _mm256_add_epi16(*sum, pairs);
+        }
+    };
+    add(0, bit::<0>(bits));
+    add(1, bit::<1>(bits));
+    add(2, bit::<2>(bits));
+    add(3, bit::<3>(bits));
+    add(4, bit::<4>(bits));
+    add(5, bit::<5>(bits));
+    add(6, bit::<6>(bits));
+    add(7, bit::<7>(bits));
+    sums
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn planes<const R: usize, const C: usize>(
+    levels: &Levels,
+    rows: &[*const u8; R],
+    width: usize,
+    columns: &[*const Record; C],
+) -> [[f32; R]; C] {
+    const BLOCK: usize = 18;
+    let mut sums = [[_mm256_setzero_ps(); C]; R];
+    let factors = factors(levels.digits());
+    let base = i32::from(levels.digits().base);
+    let n_records = width / RECORD_WEIGHTS;
+    for k in 0..n_records {
+        // SAFETY: the caller's word: record `k` of every column is there.
+        let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
+        // The lowest level, less its sign, times the sum of all: records keep -128 times that.
+        let without = x.map(|x| base * (x.sums[0] >> 7));
+        for r in 0..R {
+            let first = rows[r].wrapping_add(BLOCK * k + 2);
+            let second = first.wrapping_add(BLOCK * n_records);
+            if k % 2 == 0 {
+                prefetch::near(first.wrapping_add(AHEAD));
+                prefetch::near(second.wrapping_add(AHEAD));
+            }
+            // SAFETY: the caller's word: 16 bytes of bits in each block.
+            let pairs = at_bits(unsafe { bits(first, second) }, &x);
+            for c in 0..C {
+                let fours = _mm256_madd_epi16(pairs[c], factors);
+                let without = _mm256_zextsi128_si256(_mm_cvtsi32_si128(without[c]));
+                let all = _mm256_cvtepi32_ps(_mm256_add_epi32(fours, without));
+                sums[r][c] = _mm256_fmadd_ps(all, _mm256_set1_ps(x[c].scales[0]), sums[r][c]);
+            }
+        }
+    }
+    // SAFETY: the caller's word.
+    let scales = rows.map(|row| unsafe { levels.scale(row, width) });
+    std::array::from_fn(|c| std::array::from_fn(|r| sum(sums[r][c]) * scales[r]))
+}
+
+/// The sum of eight numbers.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum(x: __m256) -> f32 {
+    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+}

@@ -1,0 +1,195 @@
+//! Unpacking 16 rows for the tiles.
+
+use std::arch::x86_64::*;
+
+use super::codes::{Codes, EightBit, FourBit, scales};
+use super::planes::part as bits_of;
+use super::tile::{self, PANEL_ROWS, Scales};
+use crate::kernels::few::rests;
+use crate::kernels::levels::Levels;
+use crate::kernels::panel::{Ahead, Digits, Panel};
+use crate::kernels::{Format, RECORD_WEIGHTS, Rows};
+
+/// Takes records `first ..` of rows `row ..`, as many as fit and are there. Rows past the end repeat the last one.
+///
+/// # Safety
+/// The rows are there, and the CPU has what [`super::ISA`] asks for.
+pub unsafe fn unpack(panel: &mut Panel, rows: &Rows, row: usize, first: usize) {
+    panel.start(rows, first);
+    let mut ahead = Ahead::new(rows, row + PANEL_ROWS, first, PANEL_ROWS, 2);
+    for half in 0..PANEL_ROWS / 8 {
+        let row = |r: usize| rows.row((row + 8 * half + r).min(rows.n_rows - 1));
+        let part = Part {
+            rows: std::array::from_fn(row),
+            half,
+            width: rows.width,
+            first,
+        };
+        // SAFETY: the caller's word.
+        unsafe {
+            match rows.format {
+                Format::Iq4Nl => blocks::<FourBit<false>>(panel, &part, &mut ahead),
+                Format::Q4_0 => blocks::<FourBit<true>>(panel, &part, &mut ahead),
+                Format::Q8_0 => blocks::<EightBit>(panel, &part, &mut ahead),
+                Format::Planes => planes(panel, &Levels::new(rows), &part, &mut ahead),
+            }
+        }
+    }
+}
+
+/// Eight of a panel's rows.
+struct Part {
+    rows: [*const u8; 8],
+    half: usize,
+    width: usize,
+    first: usize,
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn blocks<F: Codes>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
+    let n_records = panel.n_records;
+    panel.digits = if F::SMALL {
+        Digits {
+            base: 8,
+            first: 1,
+            second: 0,
+        }
+    } else {
+        Digits {
+            base: 128,
+            first: 16,
+            second: 1,
+        }
+    };
+    // SAFETY: arrays of registers.
+    let (codes, by_block): (&mut tile::Codes, &mut Scales) = unsafe { panel.parts_mut() };
+    for k in 0..n_records {
+        let at = part.first + k;
+        let left = part.width - at * RECORD_WEIGHTS;
+        ahead.go_on();
+        // SAFETY: the caller's word; what is left of a record is copied to where a whole one can be read.
+        unsafe {
+            let to = (&mut *codes, k, &mut by_block[4 * k..4 * k + 4]);
+            if left >= RECORD_WEIGHTS {
+                let here = part.rows.map(|row| row.wrapping_add(at * F::BYTES));
+                record::<F>(&here, part.half, to);
+            } else {
+                let rests = rests(&part.rows, part.width, F::BLOCK_BYTES).unwrap_or([[0; _]; _]);
+                record::<F>(&std::array::from_fn(|r| rests[r].as_ptr()), part.half, to);
+            }
+        }
+    }
+}
+
+/// One record of eight rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn record<F: Codes>(
+    rows: &[*const u8; 8],
+    half: usize,
+    (codes, k, by_block): (&mut tile::Codes, usize, &mut [[__m256; 2]]),
+) {
+    for pair in 0..2 {
+        let mut low = [_mm256_setzero_si256(); 8];
+        let mut high = low;
+        for ((row, low), high) in rows.iter().zip(&mut low).zip(&mut high) {
+            // SAFETY: the caller's word.
+            (*low, *high) = unsafe { F::pair(row.add(2 * pair * F::BLOCK_BYTES)) };
+        }
+        for (first, weights) in [(8 * pair, low), (16 + 8 * pair, high)] {
+            for (i, weights) in transpose(&weights).into_iter().enumerate() {
+                if F::SMALL {
+                    codes[k][first + i][half] = weights;
+                } else {
+                    // SAFETY: the caller's word.
+                    codes[2 * k + half][first + i] = unsafe { F::digits(weights) };
+                }
+            }
+        }
+    }
+    // SAFETY: the caller's word.
+    let scales = rows.map(|row| unsafe { scales::<F>(row) });
+    for (to, scales) in by_block.iter_mut().zip(transpose_scales(&scales)) {
+        to[half] = scales;
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn planes(panel: &mut Panel, levels: &Levels, part: &Part, ahead: &mut Ahead) {
+    const BLOCK: usize = 18;
+    let n_records = panel.n_records;
+    panel.digits = levels.digits();
+    // SAFETY: arrays of registers.
+    let (codes, scales): (&mut tile::Codes, &mut Scales) = unsafe { panel.parts_mut() };
+    // SAFETY: the caller's word; eight numbers.
+    let by_row = unsafe {
+        let by_row = part.rows.map(|row| levels.scale(row, part.width));
+        _mm256_loadu_ps(by_row.as_ptr())
+    };
+    let second_plane = part.width / RECORD_WEIGHTS * BLOCK;
+    for k in 0..n_records {
+        ahead.go_on();
+        let bits = part.rows.map(|row| {
+            let bits = row.wrapping_add(BLOCK * (part.first + k) + 2);
+            // SAFETY: the caller's word: 16 bytes of bits in each block of both halves.
+            unsafe {
+                (
+                    _mm_loadu_si128(bits.cast()),
+                    _mm_loadu_si128(bits.wrapping_add(second_plane).cast()),
+                )
+            }
+        });
+        for i in 0..4 {
+            let first = transpose(&bits.map(|(first, _)| bits_of(first, i)));
+            let second = transpose(&bits.map(|(_, second)| bits_of(second, i)));
+            let steps = &mut codes[2 * k + part.half][8 * i..];
+            for ((step, first), second) in steps.iter_mut().zip(first).zip(second) {
+                *step = [first, second];
+            }
+        }
+        scales[k][part.half] = by_row;
+    }
+}
+
+/// Transposes eight rows of eight lanes of 32 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn transpose(x: &[__m256i; 8]) -> [__m256i; 8] {
+    let low = |i: usize| _mm256_unpacklo_epi32(x[i], x[i + 1]);
+    let high = |i: usize| _mm256_unpackhi_epi32(x[i], x[i + 1]);
+    // Lane group j of four[c][i] holds column 4j + c of rows 4i to 4i + 3.
+    let four = |i: usize| {
+        let (a, b, c, d) = (low(i), high(i), low(i + 2), high(i + 2));
+        [
+            _mm256_unpacklo_epi64(a, c),
+            _mm256_unpackhi_epi64(a, c),
+            _mm256_unpacklo_epi64(b, d),
+            _mm256_unpackhi_epi64(b, d),
+        ]
+    };
+    let (upper, lower) = (four(0), four(4));
+    std::array::from_fn(|i| {
+        let (a, b) = (upper[i % 4], lower[i % 4]);
+        if i < 4 {
+            _mm256_permute2x128_si256::<0x20>(a, b)
+        } else {
+            _mm256_permute2x128_si256::<0x31>(a, b)
+        }
+    })
+}
+
+/// One register per block, from one per row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn transpose_scales(rows: &[__m128; 8]) -> [__m256; 4] {
+    let two = |i: usize| _mm256_set_m128(rows[i + 4], rows[i]);
+    let (a, b, c, d) = (two(0), two(1), two(2), two(3));
+    let (ab0, ab1) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    let (cd0, cd1) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    [
+        _mm256_shuffle_ps::<0x44>(ab0, cd0),
+        _mm256_shuffle_ps::<0xee>(ab0, cd0),
+        _mm256_shuffle_ps::<0x44>(ab1, cd1),
+        _mm256_shuffle_ps::<0xee>(ab1, cd1),
+    ]
+}

@@ -1,0 +1,61 @@
+//! The kernels of each kind of machine, and the choice among them.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use super::activation::Order;
+use super::panel::Panel;
+use super::{Layout, Record, Rows};
+
+/// Kernels for one kind of machine. Its functions may be called where [`Isa::is_available`].
+#[derive(Debug)]
+pub struct Isa {
+    /// What the machine must have, in the makers' words.
+    pub name: &'static str,
+    pub(super) available: fn() -> bool,
+    /// How it wants the numbers that meet planes.
+    pub(super) order: Order,
+    /// Rows of a panel.
+    pub(super) panel_rows: usize,
+    /// Columns of a tile.
+    pub(super) tile_columns: usize,
+    /// Few columns: `dot(rows, range, columns, out)` sets `out[column * range.len() + row - range.start]`.
+    pub(super) dot: unsafe fn(&Rows, Range<usize>, &[*const Record], &mut [f32]),
+    /// Many columns: `unpack(panel, rows, row, record)` takes the rows from `row` on and the records from `record` on, as
+    /// many as fit and are there. Rows past the end repeat the last one.
+    pub(super) unpack: unsafe fn(&mut Panel, &Rows, usize, usize),
+    /// `tile(panel, columns, sums)` adds the products with up to `tile_columns` columns to `sums[column * panel_rows + row]`.
+    /// A column starts at the panel's first record.
+    pub(super) tile: unsafe fn(&Panel, &[*const Record], &mut [f32]),
+    /// Fills records from numbers.
+    pub(super) fill_records: unsafe fn(Order, Layout, &[f32], &mut [Record]),
+    /// The orthonormal Hadamard transform of `x * signs`, in place.
+    pub(super) rotate: unsafe fn(&mut [f32], &[f32]),
+    /// `gate = silu(gate) * up`.
+    pub(super) swiglu: unsafe fn(&mut [f32], &[f32]),
+}
+
+impl Isa {
+    /// Whether this machine has what these kernels use.
+    pub fn is_available(&self) -> bool {
+        (self.available)()
+    }
+}
+
+/// All kernels built for this architecture, the fastest first.
+#[cfg(target_arch = "x86_64")]
+const ALL: &[&Isa] = &[&super::avx512::ISA, &super::avx2::ISA];
+/// None are built for this architecture: ggml's compute everything.
+#[cfg(not(target_arch = "x86_64"))]
+const ALL: &[&Isa] = &[];
+
+/// All kernels built for this architecture, the fastest first.
+pub fn all() -> &'static [&'static Isa] {
+    ALL
+}
+
+/// The fastest kernels this machine can run.
+pub fn best() -> Option<&'static Isa> {
+    static BEST: OnceLock<Option<&Isa>> = OnceLock::new();
+    *BEST.get_or_init(|| ALL.iter().find(|isa| isa.is_available()).copied())
+}
