@@ -18,6 +18,7 @@ pub enum Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// One after another: for machines that read bits as masks.
+    #[cfg_attr(target_arch = "aarch64", allow(dead_code, reason = "Arm shifts"))]
     Straight,
     /// Those that meet the lowest bit of each of a plane's 16 bytes, then the next bit: for machines that shift and mask.
     ByBit,

@@ -44,9 +44,17 @@ impl Isa {
 
 /// All kernels built for this architecture, the fastest first.
 #[cfg(target_arch = "x86_64")]
-const ALL: &[&Isa] = &[&super::avx512::ISA, &super::avx2::ISA];
+const ALL: &[&Isa] = &[
+    &super::avx512::ISA,
+    &super::avx2::VNNI_512,
+    &super::avx2::VNNI,
+    &super::avx2::PLAIN,
+];
+/// All kernels built for this architecture, the fastest first.
+#[cfg(target_arch = "aarch64")]
+const ALL: &[&Isa] = &[&super::neon::MATRIX, &super::neon::DOT];
 /// None are built for this architecture: ggml's compute everything.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ALL: &[&Isa] = &[];
 
 /// All kernels built for this architecture, the fastest first.

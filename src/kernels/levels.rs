@@ -60,8 +60,8 @@ impl Levels {
         for i in 0..rows.n_rows.min(ASKED_ROWS) {
             // SAFETY: the caller's word.
             let (first, second) = unsafe { scales(rows.row(i), rows.width) };
-            c1 += first;
-            c2 += second;
+            c1 += number(first);
+            c2 += number(second);
         }
         let ratio = ((c1 - c2) / (c1 + c2)).clamp(0.0, 1.0);
         // Rows of zeros, or of nonsense, have no ratio: any will do.
@@ -81,15 +81,15 @@ impl Levels {
         }
     }
 
-    /// What a row's whole numbers are to be multiplied with.
+    /// What a row's whole numbers are to be multiplied with; `number` is how the machine reads 16 bits.
     ///
     /// # Safety
     /// `row` is a row of planes of `width` weights.
     #[inline]
-    pub unsafe fn scale(&self, row: *const u8, width: usize) -> f32 {
+    pub unsafe fn scale(&self, row: *const u8, width: usize, number: impl Fn(u16) -> f32) -> f32 {
         // SAFETY: the caller's word.
         let (c1, c2) = unsafe { scales(row, width) };
-        c1 * self.by_first + c2 * self.by_second
+        number(c1) * self.by_first + number(c2) * self.by_second
     }
 
     /// The bits of a weight as its digits.
@@ -105,18 +105,18 @@ impl Levels {
 
 /// The scales of both halves of a row; all blocks of a half have the same.
 #[inline]
-unsafe fn scales(row: *const u8, width: usize) -> (f32, f32) {
+unsafe fn scales(row: *const u8, width: usize) -> (u16, u16) {
     let second = row.wrapping_add(width / RECORD_WEIGHTS * Format::Planes.record_bytes());
     // SAFETY: the caller's word: both begin with a scale.
     unsafe {
         (
-            number(row.cast::<u16>().read_unaligned()),
-            number(second.cast::<u16>().read_unaligned()),
+            row.cast::<u16>().read_unaligned(),
+            second.cast::<u16>().read_unaligned(),
         )
     }
 }
 
-/// A number of 16 bits. Branches would cost more than the multiplication that takes the smaller exponent's bias back.
+/// A number of 16 bits. The multiplication takes back that the exponent's bias is smaller.
 #[inline]
 fn number(half: u16) -> f32 {
     const BIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
@@ -151,7 +151,7 @@ mod tests {
             // SAFETY: the row is there.
             let (levels, scale) = unsafe {
                 let levels = Levels::new(&rows);
-                (levels, levels.scale(row.as_ptr(), 128))
+                (levels, levels.scale(row.as_ptr(), 128, number))
             };
             let (c1, c2) = (c1.to_f32(), c2.to_f32());
             let Digits {

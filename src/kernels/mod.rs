@@ -5,13 +5,16 @@
 //!
 //! - **Few columns** (decode, checks of guesses): every weight is read once and multiplied with all columns. A column's
 //!   bits do not depend on how many there are, nor on the number of threads.
-//! - **Many columns** (prefill): 32 rows at a time are unpacked into the order of the machine's dot product and multiplied
-//!   with tiles of 6 columns.
+//! - **Many columns** (prefill): 16 or 32 rows at a time are unpacked into the order of the machine's dot product and
+//!   multiplied with tiles of a few columns.
+//!
+//! Each kind of machine has a module and an entry in [`all`]; [`best`] is the first that this machine can run. A graph is
+//! built and computed by the same machine, so records need not be alike between kinds.
 //!
 //! What a kernel may be asked for is checked when a graph is built ([`crate::ggml`]); these functions trust it.
 
 #![cfg_attr(
-    not(target_arch = "x86_64"),
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
     allow(dead_code, reason = "no kernel asks")
 )]
 
@@ -25,6 +28,8 @@ mod format;
 mod isa;
 mod levels;
 mod matmul;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod panel;
 mod prefetch;
 mod prepare;

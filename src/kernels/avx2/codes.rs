@@ -14,13 +14,13 @@ pub trait Codes {
     /// The weights of two blocks: first halves, second halves.
     ///
     /// # Safety
-    /// Two blocks can be read at `p`, and the CPU has what [`super::ISA`] asks for.
+    /// Two blocks can be read at `p`, and the CPU has what [`super::PLAIN`] asks for.
     unsafe fn pair(p: *const u8) -> (__m256i, __m256i);
 
     /// The two digits of weights that [`Self::pair`] gave, in base 16 and 128 too large.
     ///
     /// # Safety
-    /// The CPU has what [`super::ISA`] asks for.
+    /// The CPU has what [`super::PLAIN`] asks for.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn digits(weights: __m256i) -> [__m256i; 2] {
@@ -121,4 +121,11 @@ pub unsafe fn scales<F: Codes>(p: *const u8) -> __m128 {
 pub fn fours(w: __m256i, x: __m256i) -> __m256i {
     let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
     _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+}
+
+/// A number of 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn number(half: u16) -> f32 {
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half.into())))
 }

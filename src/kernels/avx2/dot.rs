@@ -3,11 +3,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::codes::{Codes, EightBit, FourBit, fours, scales};
+use super::codes::{Codes, EightBit, FourBit, fours, number, scales};
 use super::planes::{bit, bits, factors};
-use crate::kernels::few::{self, AHEAD, Few, rests};
+use crate::kernels::few::{self, Few, Strip};
 use crate::kernels::levels::Levels;
-use crate::kernels::prefetch;
 use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows};
 
 /// [`few::dot`] of this machine.
@@ -24,16 +23,15 @@ struct Narrow;
 impl Few for Narrow {
     unsafe fn blocks<const R: usize, const C: usize>(
         format: Format,
-        rows: &[*const u8; R],
-        width: usize,
+        strip: &Strip<R>,
         columns: &[*const Record; C],
     ) -> [[f32; R]; C] {
         // SAFETY: the caller's word.
         unsafe {
             match format {
-                Format::Iq4Nl => coded::<FourBit<false>, R, C>(rows, width, columns),
-                Format::Q4_0 => coded::<FourBit<true>, R, C>(rows, width, columns),
-                Format::Q8_0 => coded::<EightBit, R, C>(rows, width, columns),
+                Format::Iq4Nl => coded::<FourBit<false>, R, C>(strip, columns),
+                Format::Q4_0 => coded::<FourBit<true>, R, C>(strip, columns),
+                Format::Q8_0 => coded::<EightBit, R, C>(strip, columns),
                 Format::Planes => [[0.0; R]; C],
             }
         }
@@ -41,12 +39,11 @@ impl Few for Narrow {
 
     unsafe fn planes<const R: usize, const C: usize>(
         levels: &Levels,
-        rows: &[*const u8; R],
-        width: usize,
+        strip: &Strip<R>,
         columns: &[*const Record; C],
     ) -> [[f32; R]; C] {
         // SAFETY: the caller's word.
-        unsafe { planes(levels, rows, width, columns) }
+        unsafe { planes(levels, strip, columns) }
     }
 }
 
@@ -78,47 +75,44 @@ fn products<F: Codes>((low, high): (__m256i, __m256i), x: &Record, pair: usize) 
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn coded<F: Codes, const R: usize, const C: usize>(
-    rows: &[*const u8; R],
-    width: usize,
+    strip: &Strip<R>,
     columns: &[*const Record; C],
 ) -> [[f32; R]; C] {
+    // A copy: what is behind a pointer is read again after every prefetch.
+    let strip = *strip;
     let spread = [
         _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1),
         _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3),
     ];
     let mut sums = [[_mm256_setzero_ps(); C]; R];
-    let mut add = |k: usize, rows: [*const u8; R]| {
+    for k in 0..strip.n_records {
         // SAFETY: the caller's word: record `k` of every row and column is there.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
-        for r in 0..R {
-            prefetch::near(rows[r].wrapping_add(AHEAD));
+        strip.ask(k, F::BYTES);
+        for (row, sums) in strip.rows.iter().zip(&mut sums) {
+            let row = row.wrapping_add(k * F::BYTES);
             // SAFETY: as above.
-            let by_block = unsafe { scales::<F>(rows[r]) };
+            let by_block = unsafe { scales::<F>(row) };
             for (pair, spread) in spread.iter().enumerate() {
                 // SAFETY: as above.
-                let weights = unsafe { F::pair(rows[r].add(2 * pair * F::BLOCK_BYTES)) };
+                let weights = unsafe { F::pair(row.add(2 * pair * F::BLOCK_BYTES)) };
                 for c in 0..C {
                     // SAFETY: four numbers.
                     let scale = _mm_mul_ps(by_block, unsafe { _mm_loadu_ps(x[c].scales.as_ptr()) });
                     let scale = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(scale), *spread);
                     let products = products::<F>(weights, x[c], pair);
-                    sums[r][c] = _mm256_fmadd_ps(products, scale, sums[r][c]);
+                    sums[c] = _mm256_fmadd_ps(products, scale, sums[c]);
                 }
             }
         }
-    };
-    let whole = width / RECORD_WEIGHTS;
-    for k in 0..whole {
-        add(
-            k,
-            std::array::from_fn(|r| rows[r].wrapping_add(k * F::BYTES)),
-        );
     }
-    // SAFETY: the caller's word.
-    if let Some(rests) = unsafe { rests(rows, width, F::BLOCK_BYTES) } {
-        add(whole, std::array::from_fn(|r| rests[r].as_ptr()));
+    let mut out = [[0.0; R]; C];
+    for r in 0..R {
+        for c in 0..C {
+            out[c][r] = sum(sums[r][c]);
+        }
     }
-    std::array::from_fn(|c| std::array::from_fn(|r| sum(sums[r][c])))
+    out
 }
 
 /// Sums of the activations that meet set bits, in pairs: those of the first plane in the lower half.
@@ -148,40 +142,47 @@ fn at_bits<const C: usize>(bits: __m256i, x: &[&Record; C]) -> [__m256i; C] {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn planes<const R: usize, const C: usize>(
     levels: &Levels,
-    rows: &[*const u8; R],
-    width: usize,
+    strip: &Strip<R>,
     columns: &[*const Record; C],
 ) -> [[f32; R]; C] {
+    // A copy: what is behind a pointer is read again after every prefetch.
+    let strip = *strip;
     const BLOCK: usize = 18;
     let mut sums = [[_mm256_setzero_ps(); C]; R];
     let factors = factors(levels.digits());
     let base = i32::from(levels.digits().base);
-    let n_records = width / RECORD_WEIGHTS;
-    for k in 0..n_records {
+    for k in 0..strip.n_records {
         // SAFETY: the caller's word: record `k` of every column is there.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
         // The lowest level, less its sign, times the sum of all: records keep -128 times that.
         let without = x.map(|x| base * (x.sums[0] >> 7));
-        for r in 0..R {
-            let first = rows[r].wrapping_add(BLOCK * k + 2);
-            let second = first.wrapping_add(BLOCK * n_records);
-            if k % 2 == 0 {
-                prefetch::near(first.wrapping_add(AHEAD));
-                prefetch::near(second.wrapping_add(AHEAD));
-            }
+        strip.ask(k, 2 * BLOCK);
+        for (row, sums) in strip.rows.iter().zip(&mut sums) {
+            let first = row.wrapping_add(BLOCK * k + 2);
+            let second = first.wrapping_add(BLOCK * strip.n_records);
             // SAFETY: the caller's word: 16 bytes of bits in each block.
             let pairs = at_bits(unsafe { bits(first, second) }, &x);
             for c in 0..C {
                 let fours = _mm256_madd_epi16(pairs[c], factors);
                 let without = _mm256_zextsi128_si256(_mm_cvtsi32_si128(without[c]));
                 let all = _mm256_cvtepi32_ps(_mm256_add_epi32(fours, without));
-                sums[r][c] = _mm256_fmadd_ps(all, _mm256_set1_ps(x[c].scales[0]), sums[r][c]);
+                sums[c] = _mm256_fmadd_ps(all, _mm256_set1_ps(x[c].scales[0]), sums[c]);
             }
         }
     }
-    // SAFETY: the caller's word.
-    let scales = rows.map(|row| unsafe { levels.scale(row, width) });
-    std::array::from_fn(|c| std::array::from_fn(|r| sum(sums[r][c]) * scales[r]))
+    let mut out = [[0.0; R]; C];
+    for r in 0..R {
+        // SAFETY: the caller's word.
+        let scale = unsafe {
+            levels.scale(strip.rows[r], RECORD_WEIGHTS * strip.n_records, |h| {
+                number(h)
+            })
+        };
+        for c in 0..C {
+            out[c][r] = sum(sums[r][c]) * scale;
+        }
+    }
+    out
 }
 
 /// The sum of eight numbers.

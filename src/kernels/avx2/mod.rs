@@ -1,8 +1,8 @@
-//! AVX2: x86-64 from Haswell and Zen on, without any 8-bit dot product.
+//! AVX2: x86-64 from Haswell and Zen on.
 //!
-//! `vpmaddubsw` multiplies unsigned with signed bytes and adds pairs in 16 bits, where it saturates. So the weight gives its
-//! size and the activation its sign: two products of at most 128 * 127 fit. Where weights are of 4 bits, their offset is
-//! left in, and eight pairs fit.
+//! Where there is no 8-bit dot product, `vpmaddubsw` multiplies unsigned with signed bytes and adds pairs in 16 bits, where it saturates. So the weight gives its
+//! size and the activation its sign: two products of at most 128 * 127 fit. Weights in digits of 4 bits, or of one, are
+//! unsigned anyway, and all the pairs of a block fit.
 
 mod codes;
 mod dot;
@@ -10,26 +10,47 @@ mod panel;
 mod planes;
 mod prepare;
 mod tile;
+mod vnni;
 
 use super::activation::Order;
 use super::isa::Isa;
 
-/// These kernels.
-pub static ISA: Isa = Isa {
+/// Without any 8-bit dot product.
+pub static PLAIN: Isa = Isa {
     name: "AVX2 with FMA and F16C",
-    available,
+    available: has_avx2,
     order: Order::ByBit,
     panel_rows: tile::PANEL_ROWS,
     tile_columns: tile::TILE_COLUMNS,
     dot: dot::dot,
-    unpack: panel::unpack,
+    unpack: panel::unpack::<false>,
     tile: tile::tile,
     fill_records: prepare::fill_records,
     rotate: prepare::rotate,
     swiglu: prepare::swiglu,
 };
 
-fn available() -> bool {
+/// With the dot product for many columns: Alder Lake on.
+pub static VNNI: Isa = Isa {
+    name: "AVX2 with AVX-VNNI",
+    available: || has_avx2() && is_x86_feature_detected!("avxvnni"),
+    unpack: panel::unpack::<true>,
+    tile: vnni::short::tile,
+    ..PLAIN
+};
+
+/// With the same instruction as AVX-512 encodes it: machines that have it without VBMI, as Cascade Lake.
+pub static VNNI_512: Isa = Isa {
+    name: "AVX2 with AVX-512's VNNI",
+    available: || {
+        has_avx2() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl")
+    },
+    unpack: panel::unpack::<true>,
+    tile: vnni::long::tile,
+    ..PLAIN
+};
+
+fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")

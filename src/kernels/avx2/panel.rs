@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::{Codes, EightBit, FourBit, scales};
+use super::codes::{Codes, EightBit, FourBit, number, scales};
 use super::planes::part as bits_of;
 use super::tile::{self, PANEL_ROWS, Scales};
 use crate::kernels::few::rests;
@@ -10,11 +10,12 @@ use crate::kernels::levels::Levels;
 use crate::kernels::panel::{Ahead, Digits, Panel};
 use crate::kernels::{Format, RECORD_WEIGHTS, Rows};
 
-/// Takes records `first ..` of rows `row ..`, as many as fit and are there. Rows past the end repeat the last one.
+/// Takes records `first ..` of rows `row ..`, as many as fit and are there. Rows past the end repeat the last one. `WHOLE`
+/// for weights in one piece of 8 bits, else in digits.
 ///
 /// # Safety
-/// The rows are there, and the CPU has what [`super::ISA`] asks for.
-pub unsafe fn unpack(panel: &mut Panel, rows: &Rows, row: usize, first: usize) {
+/// The rows are there, and the CPU has what [`super::PLAIN`] asks for.
+pub unsafe fn unpack<const WHOLE: bool>(panel: &mut Panel, rows: &Rows, row: usize, first: usize) {
     panel.start(rows, first);
     let mut ahead = Ahead::new(rows, row + PANEL_ROWS, first, PANEL_ROWS, 2);
     for half in 0..PANEL_ROWS / 8 {
@@ -28,10 +29,10 @@ pub unsafe fn unpack(panel: &mut Panel, rows: &Rows, row: usize, first: usize) {
         // SAFETY: the caller's word.
         unsafe {
             match rows.format {
-                Format::Iq4Nl => blocks::<FourBit<false>>(panel, &part, &mut ahead),
-                Format::Q4_0 => blocks::<FourBit<true>>(panel, &part, &mut ahead),
-                Format::Q8_0 => blocks::<EightBit>(panel, &part, &mut ahead),
-                Format::Planes => planes(panel, &Levels::new(rows), &part, &mut ahead),
+                Format::Iq4Nl => blocks::<FourBit<false>, WHOLE>(panel, &part, &mut ahead),
+                Format::Q4_0 => blocks::<FourBit<true>, WHOLE>(panel, &part, &mut ahead),
+                Format::Q8_0 => blocks::<EightBit, WHOLE>(panel, &part, &mut ahead),
+                Format::Planes => planes::<WHOLE>(panel, &Levels::new(rows), &part, &mut ahead),
             }
         }
     }
@@ -46,7 +47,7 @@ struct Part {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn blocks<F: Codes>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
+unsafe fn blocks<F: Codes, const WHOLE: bool>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
     let n_records = panel.n_records;
     panel.digits = if F::SMALL {
         Digits {
@@ -72,10 +73,10 @@ unsafe fn blocks<F: Codes>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
             let to = (&mut *codes, k, &mut by_block[4 * k..4 * k + 4]);
             if left >= RECORD_WEIGHTS {
                 let here = part.rows.map(|row| row.wrapping_add(at * F::BYTES));
-                record::<F>(&here, part.half, to);
+                record::<F, WHOLE>(&here, part.half, to);
             } else {
                 let rests = rests(&part.rows, part.width, F::BLOCK_BYTES).unwrap_or([[0; _]; _]);
-                record::<F>(&std::array::from_fn(|r| rests[r].as_ptr()), part.half, to);
+                record::<F, WHOLE>(&std::array::from_fn(|r| rests[r].as_ptr()), part.half, to);
             }
         }
     }
@@ -84,7 +85,7 @@ unsafe fn blocks<F: Codes>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
 /// One record of eight rows.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn record<F: Codes>(
+unsafe fn record<F: Codes, const WHOLE: bool>(
     rows: &[*const u8; 8],
     half: usize,
     (codes, k, by_block): (&mut tile::Codes, usize, &mut [[__m256; 2]]),
@@ -99,6 +100,9 @@ unsafe fn record<F: Codes>(
         for (first, weights) in [(8 * pair, low), (16 + 8 * pair, high)] {
             for (i, weights) in transpose(&weights).into_iter().enumerate() {
                 if F::SMALL {
+                    codes[k][first + i][half] = weights;
+                } else if WHOLE {
+                    let weights = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
                     codes[k][first + i][half] = weights;
                 } else {
                     // SAFETY: the caller's word.
@@ -115,15 +119,23 @@ unsafe fn record<F: Codes>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn planes(panel: &mut Panel, levels: &Levels, part: &Part, ahead: &mut Ahead) {
+unsafe fn planes<const WHOLE: bool>(
+    panel: &mut Panel,
+    levels: &Levels,
+    part: &Part,
+    ahead: &mut Ahead,
+) {
     const BLOCK: usize = 18;
     let n_records = panel.n_records;
-    panel.digits = levels.digits();
+    let digits = levels.digits();
+    panel.digits = digits;
     // SAFETY: arrays of registers.
     let (codes, scales): (&mut tile::Codes, &mut Scales) = unsafe { panel.parts_mut() };
     // SAFETY: the caller's word; eight numbers.
     let by_row = unsafe {
-        let by_row = part.rows.map(|row| levels.scale(row, part.width));
+        let by_row = part
+            .rows
+            .map(|row| levels.scale(row, part.width, |h| number(h)));
         _mm256_loadu_ps(by_row.as_ptr())
     };
     let second_plane = part.width / RECORD_WEIGHTS * BLOCK;
@@ -142,13 +154,27 @@ unsafe fn planes(panel: &mut Panel, levels: &Levels, part: &Part, ahead: &mut Ah
         for i in 0..4 {
             let first = transpose(&bits.map(|(first, _)| bits_of(first, i)));
             let second = transpose(&bits.map(|(_, second)| bits_of(second, i)));
-            let steps = &mut codes[2 * k + part.half][8 * i..];
-            for ((step, first), second) in steps.iter_mut().zip(first).zip(second) {
-                *step = [first, second];
+            for (step, bits) in (8 * i..).zip(first.into_iter().zip(second)) {
+                if WHOLE {
+                    codes[k][step][part.half] = weights(bits, digits);
+                } else {
+                    codes[2 * k + part.half][step] = [bits.0, bits.1];
+                }
             }
         }
         scales[k][part.half] = by_row;
     }
+}
+
+/// Weights of two bits, in one piece.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn weights((first, second): (__m256i, __m256i), digits: Digits) -> __m256i {
+    let times = |bits, factor: u8| {
+        let all = _mm256_sub_epi8(_mm256_setzero_si256(), bits);
+        _mm256_and_si256(all, _mm256_set1_epi8(factor.cast_signed()))
+    };
+    _mm256_add_epi8(times(first, digits.first), times(second, digits.second))
 }
 
 /// Transposes eight rows of eight lanes of 32 bits.

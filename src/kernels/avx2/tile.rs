@@ -20,7 +20,7 @@ pub type Scales = [[__m256; 2]; 4 * PANEL_RECORDS];
 /// Adds the panel's products with up to [`TILE_COLUMNS`] columns to `sums`. A column starts at the panel's first record.
 ///
 /// # Safety
-/// Each column has as many records as the panel, and the CPU has what [`super::ISA`] asks for.
+/// Each column has as many records as the panel, and the CPU has what [`super::PLAIN`] asks for.
 pub unsafe fn tile(panel: &Panel, columns: &[*const Record], sums: &mut [f32]) {
     // SAFETY: the caller's word.
     unsafe {
@@ -55,6 +55,9 @@ unsafe fn multiply<const C: usize, const G: usize, const D: usize>(
     // SAFETY: arrays of registers.
     let (codes, scales): (&Codes, &Scales) = unsafe { panel.parts() };
     let sums = sums.as_chunks_mut::<8>().0.as_chunks_mut::<2>().0;
+    let Some(sums) = sums.first_chunk_mut::<C>() else {
+        return;
+    };
     let Digits {
         base,
         first,
@@ -140,7 +143,7 @@ fn pin(sum: &mut __m256i) {
 /// `to += products * weights * x`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add(to: &mut [f32; 8], products: __m256i, weights: __m256, x: f32) {
+pub fn add(to: &mut [f32; 8], products: __m256i, weights: __m256, x: f32) {
     let scale = _mm256_mul_ps(weights, _mm256_set1_ps(x));
     // SAFETY: eight numbers.
     unsafe {

@@ -231,3 +231,10 @@ fn transpose_scales(rows: &[__m128; 16]) -> [__m512; 4] {
         _mm512_shuffle_ps::<0xee>(ab1, cd1),
     ]
 }
+
+/// A number of 16 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+pub fn number(half: u16) -> f32 {
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half.into())))
+}

@@ -3,11 +3,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::codes::{Codes, EightBit, FourBit};
+use super::codes::{Codes, EightBit, FourBit, number};
 use super::planes::Expand;
-use crate::kernels::few::{self, AHEAD, Few, rests};
+use crate::kernels::few::{self, Few, Strip};
 use crate::kernels::levels::Levels;
-use crate::kernels::prefetch;
 use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows};
 
 /// [`few::dot`] of this machine.
@@ -24,16 +23,15 @@ struct Wide;
 impl Few for Wide {
     unsafe fn blocks<const R: usize, const C: usize>(
         format: Format,
-        rows: &[*const u8; R],
-        width: usize,
+        strip: &Strip<R>,
         columns: &[*const Record; C],
     ) -> [[f32; R]; C] {
         // SAFETY: the caller's word.
         unsafe {
             match format {
-                Format::Iq4Nl => coded::<FourBit<false>, R, C>(rows, width, columns),
-                Format::Q4_0 => coded::<FourBit<true>, R, C>(rows, width, columns),
-                Format::Q8_0 => coded::<EightBit, R, C>(rows, width, columns),
+                Format::Iq4Nl => coded::<FourBit<false>, R, C>(strip, columns),
+                Format::Q4_0 => coded::<FourBit<true>, R, C>(strip, columns),
+                Format::Q8_0 => coded::<EightBit, R, C>(strip, columns),
                 Format::Planes => [[0.0; R]; C],
             }
         }
@@ -41,12 +39,11 @@ impl Few for Wide {
 
     unsafe fn planes<const R: usize, const C: usize>(
         levels: &Levels,
-        rows: &[*const u8; R],
-        width: usize,
+        strip: &Strip<R>,
         columns: &[*const Record; C],
     ) -> [[f32; R]; C] {
         // SAFETY: the caller's word.
-        unsafe { planes(levels, rows, width, columns) }
+        unsafe { planes(levels, strip, columns) }
     }
 }
 
@@ -81,64 +78,58 @@ impl<const C: usize> Loaded<C> {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
 unsafe fn coded<F: Codes, const R: usize, const C: usize>(
-    rows: &[*const u8; R],
-    width: usize,
+    strip: &Strip<R>,
     columns: &[*const Record; C],
 ) -> [[f32; R]; C] {
+    // A copy: what is behind a pointer is read again after every prefetch.
+    let strip = *strip;
     let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     let mut sums = [[_mm512_setzero_ps(); C]; R];
-    let mut add = |k: usize, rows: [*const u8; R]| {
+    for k in 0..strip.n_records {
         // SAFETY: the caller's word: record `k` of every row and column is there.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
         let loaded = Loaded::new(&x);
-        for r in 0..R {
-            prefetch::near(rows[r].wrapping_add(AHEAD));
+        strip.ask(k, F::BYTES);
+        for (row, sums) in strip.rows.iter().zip(&mut sums) {
+            let row = row.wrapping_add(k * F::BYTES);
             // SAFETY: as above.
-            let (low, high, scales) = unsafe { F::load(rows[r]) };
+            let (low, high, scales) = unsafe { F::load(row) };
             for c in 0..C {
                 // SAFETY: four numbers.
                 let scale = _mm_mul_ps(scales, unsafe { _mm_loadu_ps(x[c].scales.as_ptr()) });
                 let scale = _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(scale));
-                sums[r][c] = _mm512_fmadd_ps(loaded.dot(c, low, high), scale, sums[r][c]);
+                sums[c] = _mm512_fmadd_ps(loaded.dot(c, low, high), scale, sums[c]);
             }
         }
-    };
-    let whole = width / RECORD_WEIGHTS;
-    for k in 0..whole {
-        add(
-            k,
-            std::array::from_fn(|r| rows[r].wrapping_add(k * F::BYTES)),
-        );
     }
-    // SAFETY: the caller's word.
-    if let Some(rests) = unsafe { rests(rows, width, F::BLOCK_BYTES) } {
-        add(whole, std::array::from_fn(|r| rests[r].as_ptr()));
+    let mut out = [[0.0; R]; C];
+    for r in 0..R {
+        for c in 0..C {
+            out[c][r] = _mm512_reduce_add_ps(sums[r][c]);
+        }
     }
-    std::array::from_fn(|c| std::array::from_fn(|r| _mm512_reduce_add_ps(sums[r][c])))
+    out
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
 unsafe fn planes<const R: usize, const C: usize>(
     levels: &Levels,
-    rows: &[*const u8; R],
-    width: usize,
+    strip: &Strip<R>,
     columns: &[*const Record; C],
 ) -> [[f32; R]; C] {
+    // A copy: what is behind a pointer is read again after every prefetch.
+    let strip = *strip;
     const BLOCK: usize = 18;
     let mut sums = [[_mm512_setzero_ps(); C]; R];
     let expand = Expand::new(levels);
-    let n_records = width / RECORD_WEIGHTS;
-    for k in 0..n_records {
+    for k in 0..strip.n_records {
         // SAFETY: the caller's word: record `k` of every column is there.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
         let loaded = Loaded::new(&x);
-        for r in 0..R {
-            let first = rows[r].wrapping_add(BLOCK * k + 2);
-            let second = first.wrapping_add(BLOCK * n_records);
-            if k % 2 == 0 {
-                prefetch::near(first.wrapping_add(AHEAD));
-                prefetch::near(second.wrapping_add(AHEAD));
-            }
+        strip.ask(k, 2 * BLOCK);
+        for (row, sums) in strip.rows.iter().zip(&mut sums) {
+            let first = row.wrapping_add(BLOCK * k + 2);
+            let second = first.wrapping_add(BLOCK * strip.n_records);
             // SAFETY: the caller's word: 16 bytes of bits in each block.
             let (low, high) = unsafe {
                 let low = expand.weights(first, second);
@@ -149,11 +140,21 @@ unsafe fn planes<const R: usize, const C: usize>(
             };
             for c in 0..C {
                 let scale = _mm512_set1_ps(x[c].scales[0]);
-                sums[r][c] = _mm512_fmadd_ps(loaded.dot(c, low, high), scale, sums[r][c]);
+                sums[c] = _mm512_fmadd_ps(loaded.dot(c, low, high), scale, sums[c]);
             }
         }
     }
-    // SAFETY: the caller's word.
-    let scales = rows.map(|row| unsafe { levels.scale(row, width) });
-    std::array::from_fn(|c| std::array::from_fn(|r| _mm512_reduce_add_ps(sums[r][c]) * scales[r]))
+    let mut out = [[0.0; R]; C];
+    for r in 0..R {
+        // SAFETY: the caller's word.
+        let scale = unsafe {
+            levels.scale(strip.rows[r], RECORD_WEIGHTS * strip.n_records, |h| {
+                number(h)
+            })
+        };
+        for c in 0..C {
+            out[c][r] = _mm512_reduce_add_ps(sums[r][c]) * scale;
+        }
+    }
+    out
 }

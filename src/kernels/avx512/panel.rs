@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::{Codes, EightBit, FourBit, transpose};
+use super::codes::{Codes, EightBit, FourBit, number, transpose};
 use super::planes::Expand;
 use super::tile::{self, PANEL_ROWS, Scales};
 use crate::kernels::few::rests;
@@ -91,7 +91,8 @@ unsafe fn planes(panel: &mut Panel, levels: &Levels, part: &Part, ahead: &mut Ah
     const BLOCK: usize = 18;
     // SAFETY: the caller's word; 16 numbers.
     let scales = unsafe {
-        let scales: [f32; 16] = std::array::from_fn(|r| levels.scale(rows[r], width));
+        let scales: [f32; 16] =
+            std::array::from_fn(|r| levels.scale(rows[r], width, |h| number(h)));
         _mm512_loadu_ps(scales.as_ptr())
     };
     let expand = Expand::new(levels);

@@ -1,0 +1,121 @@
+//! Many columns: 16 unpacked rows times 4 columns at a time, in products of two by eight with eight by two.
+
+use std::arch::aarch64::*;
+
+use super::ops::mmla;
+use super::tile::{Scales, add_scaled};
+use crate::kernels::panel::{PANEL_RECORDS, Panel};
+use crate::kernels::{Format, RECORD_WEIGHTS, Record};
+
+/// Weights of a record in steps of eight.
+const STEPS: usize = RECORD_WEIGHTS / 8;
+
+/// A record of a panel's weights: eight of each row of eight pairs.
+type RecordCodes = [[int8x16_t; 8]; STEPS];
+
+/// Adds the panel's products with up to four columns to `sums`. A column starts at the panel's first record.
+///
+/// # Safety
+/// Each column has as many records as the panel, and the CPU has what [`super::MATRIX`] asks for.
+pub unsafe fn tile(panel: &Panel, columns: &[*const Record], sums: &mut [f32]) {
+    // A column without a partner is its own.
+    // SAFETY: the caller's word.
+    unsafe {
+        match *columns {
+            [a] => by_groups(panel, [[a, a]], sums),
+            [a, b] => by_groups(panel, [[a, b]], sums),
+            [a, b, c] => by_groups(panel, [[a, b], [c, c]], sums),
+            [a, b, c, d] => by_groups(panel, [[a, b], [c, d]], sums),
+            _ => {}
+        }
+    }
+}
+
+unsafe fn by_groups<const P: usize>(
+    panel: &Panel,
+    columns: [[*const Record; 2]; P],
+    sums: &mut [f32],
+) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match panel.format {
+            Format::Planes => multiply::<P, 1>(panel, &columns, sums),
+            _ => multiply::<P, 4>(panel, &columns, sums),
+        }
+    }
+}
+
+/// `G` groups of weights with a scale of their own make a record.
+#[target_feature(enable = "neon,dotprod,i8mm")]
+unsafe fn multiply<const P: usize, const G: usize>(
+    panel: &Panel,
+    columns: &[[*const Record; 2]; P],
+    sums: &mut [f32],
+) {
+    // SAFETY: arrays of registers.
+    let (codes, scales): (&[RecordCodes; PANEL_RECORDS], &Scales) = unsafe { panel.parts() };
+    let sums = sums.as_chunks_mut::<4>().0.as_chunks_mut::<4>().0;
+    // With room for the partner of a last column without one.
+    let mut totals = [[[[0.0; 4]; 4]; 2]; P];
+    for (to, from) in totals.as_flattened_mut().iter_mut().zip(&*sums) {
+        *to = *from;
+    }
+    for k in 0..panel.n_records {
+        // SAFETY: the caller's word.
+        let x = columns.map(|pair| pair.map(|x| unsafe { &*x.add(k) }));
+        for g in 0..G {
+            let products = group::<P, G>(&codes[k], g, &x);
+            let weights = &scales[G * k + g];
+            for ((totals, products), x) in totals.iter_mut().zip(&products).zip(x) {
+                for ((to, products), x) in totals.iter_mut().zip(products).zip(x) {
+                    add_scaled(to, products, weights, x.scales[g]);
+                }
+            }
+        }
+    }
+    for (to, from) in sums.iter_mut().zip(totals.as_flattened()) {
+        *to = *from;
+    }
+}
+
+/// The products of one group with its pairs of columns, as whole numbers: by column, then by row.
+#[inline]
+#[target_feature(enable = "neon,dotprod,i8mm")]
+fn group<const P: usize, const G: usize>(
+    codes: &RecordCodes,
+    g: usize,
+    x: &[[&Record; 2]; P],
+) -> [[[int32x4_t; 4]; 2]; P] {
+    let mut sums = [[vdupq_n_s32(0); 8]; P];
+    for i in 0..8 / G {
+        // Which 16 of a record's numbers: first halves of all blocks precede the second halves.
+        let at = if G == 1 { i } else { 4 * i + g };
+        let x = x.map(|pair| pair.map(|x| load(x, 16 * at)));
+        for (sums, [a, b]) in sums.iter_mut().zip(x) {
+            let first = vreinterpretq_s8_s64(vzip1q_s64(a, b));
+            let second = vreinterpretq_s8_s64(vzip2q_s64(a, b));
+            for (sum, w) in sums.iter_mut().zip(&codes[2 * at]) {
+                *sum = mmla(*sum, *w, first);
+            }
+            for (sum, w) in sums.iter_mut().zip(&codes[2 * at + 1]) {
+                *sum = mmla(*sum, *w, second);
+            }
+        }
+    }
+    sums.map(|pairs| {
+        let by_rows = |q: usize| (pairs[2 * q], pairs[2 * q + 1]);
+        [
+            std::array::from_fn(|q| vuzp1q_s32(by_rows(q).0, by_rows(q).1)),
+            std::array::from_fn(|q| vuzp2q_s32(by_rows(q).0, by_rows(q).1)),
+        ]
+    })
+}
+
+/// 16 of a record's numbers.
+#[inline]
+#[target_feature(enable = "neon,dotprod,i8mm")]
+fn load(x: &Record, at: usize) -> int64x2_t {
+    let numbers = &x.q[at..at + 16];
+    // SAFETY: 16 bytes.
+    vreinterpretq_s64_s8(unsafe { vld1q_s8(numbers.as_ptr()) })
+}

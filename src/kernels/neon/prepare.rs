@@ -1,0 +1,31 @@
+//! Activations, compiled for 128 bits.
+
+use crate::kernels::activation::Order;
+use crate::kernels::{Layout, Record, prepare};
+
+/// [`prepare::fill_records`].
+///
+/// # Safety
+/// The CPU has what [`super::DOT`] asks for.
+#[target_feature(enable = "neon,dotprod")]
+pub unsafe fn fill_records(order: Order, layout: Layout, x: &[f32], out: &mut [Record]) {
+    prepare::fill_records(order, layout, x, out);
+}
+
+/// [`prepare::rotate`].
+///
+/// # Safety
+/// The CPU has what [`super::DOT`] asks for.
+#[target_feature(enable = "neon,dotprod")]
+pub unsafe fn rotate(x: &mut [f32], signs: &[f32]) {
+    prepare::rotate(x, signs);
+}
+
+/// [`prepare::swiglu`].
+///
+/// # Safety
+/// The CPU has what [`super::DOT`] asks for.
+#[target_feature(enable = "neon,dotprod")]
+pub unsafe fn swiglu(gate: &mut [f32], up: &[f32]) {
+    prepare::swiglu(gate, up);
+}
