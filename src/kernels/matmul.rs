@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::activation::{Layout, Record, records_per_row};
+use super::experts::{Experts, Routes};
 use super::isa::Isa;
 use super::panel::Panel;
 use super::{FEW_COLUMNS, Rows};
@@ -84,81 +85,6 @@ pub struct Columns {
 impl Columns {
     fn at(&self, index: usize) -> *const Record {
         self.data.wrapping_add(index * records_per_row(self.width))
-    }
-}
-
-/// Which experts each token goes to.
-#[derive(Debug, Clone, Copy)]
-pub struct Experts {
-    /// Experts there are.
-    pub n_expert: usize,
-    /// Experts a token goes to.
-    pub n_used: usize,
-    /// Tokens.
-    pub n_tokens: usize,
-    /// The first token's first choice.
-    pub ids: *const i32,
-    /// Choices from one token's first to the next one's.
-    pub ids_stride: usize,
-    /// Bytes from one expert's matrix to the next one's.
-    pub expert_stride: usize,
-}
-
-/// Choices by expert.
-#[derive(Default)]
-struct Routes {
-    /// Where each expert's choices begin; one more than there are experts.
-    starts: Vec<u32>,
-    /// Token and which of its choices.
-    choices: Vec<(u32, u32)>,
-}
-
-impl Routes {
-    /// Sorts the choices by expert, tokens in order within each. Choices of experts there are not are left out.
-    unsafe fn sort(&mut self, e: &Experts) {
-        // SAFETY: the caller's word.
-        let id =
-            |token: usize, slot: usize| unsafe { e.ids.add(token * e.ids_stride + slot).read() };
-        let valid = |id: i32| usize::try_from(id).ok().filter(|id| *id < e.n_expert);
-        let all = || (0..e.n_tokens).flat_map(|t| (0..e.n_used).map(move |s| (t, s)));
-        self.starts.clear();
-        self.starts.resize(e.n_expert + 1, 0);
-        for (t, s) in all() {
-            if let Some(id) = valid(id(t, s)) {
-                self.starts[id + 1] += 1;
-            }
-        }
-        for i in 0..e.n_expert {
-            self.starts[i + 1] += self.starts[i];
-        }
-        self.choices.clear();
-        self.choices
-            .resize(self.starts[e.n_expert] as usize, (0, 0));
-        for (t, s) in all() {
-            if let Some(id) = valid(id(t, s)) {
-                self.choices[self.starts[id] as usize] = (t as u32, s as u32);
-                self.starts[id] += 1;
-            }
-        }
-        self.starts.rotate_right(1);
-        self.starts[0] = 0;
-    }
-
-    /// Experts with their choices.
-    fn each(&self) -> impl Iterator<Item = (usize, &[(u32, u32)])> {
-        let of = |w: &[u32]| &self.choices[w[0] as usize..w[1] as usize];
-        self.starts
-            .windows(2)
-            .map(of)
-            .enumerate()
-            .filter(|(_, c)| !c.is_empty())
-    }
-}
-
-fn at_expert(rows: &Rows, e: &Experts, expert: usize) -> Rows {
-    Rows {
-        data: rows.data.wrapping_add(expert * e.expert_stride),
-        ..*rows
     }
 }
 
@@ -274,7 +200,7 @@ impl Isa {
             // SAFETY: the caller's word.
             unsafe { routes.sort(e) };
             for (expert, choices) in routes.each() {
-                let (gate, up) = (at_expert(gate, e, expert), at_expert(up, e, expert));
+                let (gate, up) = (e.rows(gate, expert), e.rows(up, expert));
                 columns.clear();
                 columns.extend(choices.iter().map(|(token, _)| x.at(*token as usize)));
                 for part in self.parts(n_rows, x.rounding.few(choices.len()), share) {
@@ -382,7 +308,7 @@ impl Isa {
                         .map(|c| x.at(if by_choice { column(*c) } else { c.0 as usize })),
                 );
                 for part in self.parts(rows.n_rows, x.rounding.few(choices.len()), share) {
-                    let rows = at_expert(rows, e, expert);
+                    let rows = e.rows(rows, expert);
                     // SAFETY: the caller's word.
                     unsafe {
                         self.products(tiles, &rows, part.clone(), x.rounding, columns, first)

@@ -15,7 +15,7 @@
 
 #![cfg_attr(
     not(any(target_arch = "x86_64", target_arch = "aarch64")),
-    allow(dead_code, reason = "no kernel asks")
+    allow(dead_code, unused_variables, reason = "no kernel asks")
 )]
 
 mod activation;
@@ -23,6 +23,7 @@ mod activation;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod experts;
 mod few;
 mod format;
 mod isa;
@@ -37,9 +38,10 @@ mod prepare;
 mod tests;
 
 pub use activation::{Layout, RECORD_WEIGHTS, Record, quantize_bytes, records_per_row};
+pub use experts::Experts;
 pub use format::{Format, Rows};
 pub use isa::{Isa, all, best};
-pub use matmul::{Columns, Experts, Rounding, Share};
+pub use matmul::{Columns, Rounding, Share};
 
 /// Up to this many columns are few: unpacking would cost more than it saves.
 pub const FEW_COLUMNS: usize = 8;
