@@ -57,7 +57,7 @@ impl<'g> Matrix<'g> {
         };
         let whole = width > 0 && width % format.block() as i64 == 0 && rows > 0 && experts > 0;
         let dense = tensor.nb()[1] >= format.row_bytes(usize::try_from(width).ok()?);
-        let known = kernels::best().is_some() && is_host && whole && dense && one == 1;
+        let known = kernels::available() && is_host && whole && dense && one == 1;
         known.then_some(matrix)
     }
 
@@ -320,7 +320,7 @@ impl<'g> Builder<'g> {
 
 fn ensure_kernels(op: &'static str, x: Tensor<'_>) -> Result<()> {
     let rule = "this machine has kernels";
-    ensure(kernels::best().is_some(), op, rule, &[x])
+    ensure(kernels::available(), op, rule, &[x])
 }
 
 fn is_columns(x: Tensor<'_>) -> bool {

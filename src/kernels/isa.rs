@@ -67,3 +67,8 @@ pub fn best() -> Option<&'static Isa> {
     static BEST: OnceLock<Option<&Isa>> = OnceLock::new();
     *BEST.get_or_init(|| ALL.iter().find(|isa| isa.is_available()).copied())
 }
+
+/// Whether there are any.
+pub fn available() -> bool {
+    best().is_some()
+}

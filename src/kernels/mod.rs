@@ -40,7 +40,7 @@ mod tests;
 pub use activation::{Layout, RECORD_WEIGHTS, Record, quantize_bytes, records_per_row};
 pub use experts::Experts;
 pub use format::{Format, Rows};
-pub use isa::{Isa, all, best};
+pub use isa::{Isa, all, available, best};
 pub use matmul::{Columns, Rounding, Share};
 
 /// Up to this many columns are few: unpacking would cost more than it saves.
