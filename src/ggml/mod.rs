@@ -45,6 +45,7 @@ mod ops;
 mod products;
 mod quant;
 mod rope;
+mod scan;
 mod sched;
 mod store;
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod format;
 mod matmul;
 #[cfg(not(target_arch = "x86_64"))]
 mod none;
+mod scan;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ pub use matmul::{
 };
 #[cfg(not(target_arch = "x86_64"))]
 use none as isa;
+pub use scan::{Heads, Scan, scan};
 
 /// Up to this many columns are few: unpacking would cost more than it saves.
 pub const FEW_COLUMNS: usize = 8;
