@@ -491,10 +491,12 @@ impl Engine {
         // Few columns are bound by the reading of weights, as one is.
         let decoding = plan.kind.exact || plan.n_tokens() == n_seqs;
         let start = Instant::now();
+        // Observers are told of ggml's products only.
+        let own = self.config.own_kernels && !self.graphs.is_observed();
         let kernels = Kernels {
             attention: self.kernel.of_step(plan),
-            // Observers are told of ggml's products only.
-            own: self.config.own_kernels && !self.graphs.is_observed(),
+            own_attention: own && self.config.flash_attention != FlashAttention::Off,
+            own,
             by_column: self.by_column.as_deref().unwrap_or_default(),
         };
         let compile = || compile(&self.model, &self.memory, kernels, plan, &topology);

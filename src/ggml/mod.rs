@@ -35,6 +35,7 @@
 //! ```
 
 mod arena;
+mod attention;
 mod device;
 mod error;
 mod graph;

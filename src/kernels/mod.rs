@@ -11,6 +11,7 @@
 //! What a kernel may be asked for is checked when a graph is built ([`crate::ggml`]); these functions trust it.
 
 mod activation;
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod format;

@@ -23,8 +23,10 @@ pub enum AttentionKernel {
 /// Which of several ways to compute the same a step takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels<'a> {
-    /// Attention.
+    /// Attention, where our own kernel does not compute it.
     pub attention: AttentionKernel,
+    /// Whether our own kernel computes the attention it can.
+    pub own_attention: bool,
     /// Whether our own kernels compute the products they can.
     pub own: bool,
     /// Types of weights whose products round otherwise for several columns than for one: exact steps multiply them
@@ -396,6 +398,7 @@ impl<'g, 'a> Step<'g, 'a> {
     ///
     /// `q` has axes (width, token, head) with any strides, and a multiple of the keys' heads: neighbours share one.
     /// There are as many values as keys. Gives (value width, token, head).
+    /// Our own kernel computes it where it may and can, otherwise what the device is good at.
     pub fn attend(
         &self,
         q: Tensor<'g>,
@@ -405,12 +408,8 @@ impl<'g, 'a> Step<'g, 'a> {
         mask: Mask,
     ) -> Result<Tensor<'g>> {
         let mut parts: Option<Tensor<'g>> = None;
-        // Both kernels give contiguous parts; tokens are axis 2 of the fused one's and axis 1 of the other's.
-        let axis = if self.kernels.attention == AttentionKernel::Flash {
-            2
-        } else {
-            1
-        };
+        // Parts are contiguous; tokens are axis 2 of the fused kernels' and axis 1 of the other's.
+        let mut axis = 2;
         for (group, inputs) in self.plan.groups.iter().zip(&self.groups) {
             for (index, run) in group.runs.iter().enumerate() {
                 let mask = match mask {
@@ -427,9 +426,14 @@ impl<'g, 'a> Step<'g, 'a> {
                     first * nb[1],
                 )?;
                 let (k, v) = (self.heads(keys, run)?, self.heads(values, run)?);
+                let own = self.kernels.own_attention && self.g.can_attend(k, v);
                 let part = match self.kernels.attention {
+                    _ if own => self.own_attention(q, k, v, mask, scale)?,
                     AttentionKernel::Flash => self.flash(q, k, v, mask, scale)?,
-                    AttentionKernel::Unfused => self.unfused(q, k, v, mask, scale)?,
+                    AttentionKernel::Unfused => {
+                        axis = 1;
+                        self.unfused(q, k, v, mask, scale)?
+                    }
                 };
                 parts = Some(match parts {
                     None => part,
@@ -465,6 +469,20 @@ impl<'g, 'a> Step<'g, 'a> {
             &[row, if heads.n == 1 { slot } else { head }, slot],
             run.first_slot as usize * slot,
         )
+    }
+
+    /// `{v_width, heads, tokens}`.
+    fn own_attention(
+        &self,
+        q: Tensor<'g>,
+        k: Tensor<'g>,
+        v: Tensor<'g>,
+        mask: Tensor<'g>,
+        scale: f32,
+    ) -> Result<Tensor<'g>> {
+        let out = self.g.attend(q, k, v, mask, scale, self.rounding())?;
+        let ne = out.ne();
+        self.g.reshape(out, &[ne[0], ne[1], ne[2] * ne[3]])
     }
 
     /// `{v_width, heads, tokens}`.
