@@ -1,4 +1,4 @@
-//! Our CPU kernels: products of quantised weights with activations in 8 bits.
+//! Our CPU kernels: products of quantised weights with activations in 8 bits, and [`attention`].
 //!
 //! Weights are read where the file was mapped, in the file's own layout: nothing is repacked and nothing held twice.
 //! Activations are quantised once per tensor, by all threads, into [`Record`]s that every kernel reads with plain loads.

@@ -57,6 +57,11 @@ pub unsafe fn chunk<E: Element>(
             data: x.at(keys.start, block.key_head, block.seq),
             stride: x.token,
             width: x.width,
+            next: if keys.end < a.n_keys {
+                CHUNK * x.token
+            } else {
+                0
+            },
         };
         let (k, v) = (stored(&a.k), stored(&a.v));
         let (most, rest) = state.split_at_mut(n_lanes);
@@ -87,6 +92,20 @@ struct Stored {
     data: *const u8,
     stride: usize,
     width: usize,
+    /// Bytes to the same row of the next chunk, zero if there is none.
+    next: usize,
+}
+
+impl Stored {
+    /// Asks for the row of the next chunk, into the second cache: several rows' arithmetic takes so long that the
+    /// machine's own prefetcher loses sight.
+    #[inline(always)]
+    fn ask_for_next<E: Element>(&self, row: *const u8) {
+        for line in (0..self.width * E::BYTES).step_by(64) {
+            // SAFETY: a prefetch never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(self.next + line).cast()) };
+        }
+    }
 }
 
 unsafe fn scores_of_block<E: Element>(
@@ -124,6 +143,9 @@ unsafe fn scores<E: Element, const R: usize>(
     for first in (range.start / KEYS * KEYS..range.end).step_by(KEYS) {
         let keys: [*const u8; KEYS] =
             std::array::from_fn(|i| k.data.wrapping_add((first + i).min(last) * k.stride));
+        for key in keys {
+            k.ask_for_next::<E>(key);
+        }
         let mut sums = [[_mm512_setzero_ps(); KEYS]; R];
         let mut add = |stripe: usize, x: [__m512; KEYS]| {
             for (row, sums) in sums.iter_mut().enumerate() {
@@ -270,6 +292,9 @@ unsafe fn value_columns<E: Element, const R: usize, const C: usize>(
     let room = v.width.next_multiple_of(16);
     let mut sums = [[_mm512_setzero_ps(); C]; R];
     for key in range.clone() {
+        if stripe == 0 {
+            v.ask_for_next::<E>(v.data.wrapping_add(key * v.stride));
+        }
         let from = v.data.wrapping_add(key * v.stride + 16 * stripe * E::BYTES);
         // SAFETY: the caller's word; what the mask leaves out is not read.
         let x: [__m512; C] = std::array::from_fn(|c| unsafe {
