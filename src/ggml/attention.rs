@@ -17,6 +17,8 @@ type Result<T> = std::result::Result<T, GraphError>;
 
 /// From this many heads on, those that share a key fill a register.
 const MANY_HEADS: i64 = 16;
+/// From this many blocks of queries on, threads have enough to do without dividing the keys.
+const MANY_BLOCKS: usize = 8;
 
 impl<'g> Builder<'g> {
     /// Whether our kernel can read these keys and values: their types, their place, this machine.
@@ -54,11 +56,11 @@ impl<'g> Builder<'g> {
         let info = Info { scale, way }.number();
         let mut sources = [q, k, v, mask].map(|t| t.raw.as_ptr());
         let out = (DType::F32, [v.ne()[0], heads, tokens, seqs]);
-        if !few || rows <= CHUNK as i64 {
-            return self.node("ATTENTION", out, &mut sources, whole_node, info);
-        }
         // SAFETY: the tensors are valid; addresses are not followed.
         let a = unsafe { attention_of(&sources, info) };
+        if rows <= CHUNK as i64 || a.all_blocks() >= MANY_BLOCKS {
+            return self.node("ATTENTION", out, &mut sources, whole_node, info);
+        }
         let len = attention::parts_len(&a).and_then(|n| i64::try_from(n).ok());
         let Some(len) = len.filter(|n| *n < i64::MAX / 8) else {
             ensure(false, "attend", "the parts fit an address", &[q, k])?;

@@ -159,6 +159,11 @@ impl Attention {
         }
     }
 
+    /// Blocks of all heads and sequences: what can be divided among threads without dividing the keys.
+    pub fn all_blocks(&self) -> usize {
+        self.n_bundles() * self.n_blocks()
+    }
+
     /// Rows that a state has room for.
     pub(super) fn lanes(&self) -> usize {
         match self.way {
@@ -355,8 +360,8 @@ unsafe fn whole(a: &Attention, blocks: &[Block], out: *mut f32) {
 
 /// Numbers that [`attend_parts`] writes.
 pub fn parts_len(a: &Attention) -> Option<usize> {
-    let states = a.n_bundles().checked_mul(a.n_blocks())?;
-    states.checked_mul(a.n_chunks())?.checked_mul(a.state_len())
+    let states = a.all_blocks().checked_mul(a.n_chunks())?;
+    states.checked_mul(a.state_len())
 }
 
 /// What each chunk gives each block, for this thread's share of the chunks.
@@ -415,7 +420,7 @@ unsafe fn part(a: &Attention, blocks: &[Block], chunk: usize, states: &mut [f32]
 /// As [`attend`]; `parts` holds what [`attend_parts`] wrote for the same attention.
 pub unsafe fn join_parts(a: &Attention, parts: *const f32, out: *mut f32, share: Share) {
     let len = a.state_len();
-    for unit in share.range(a.n_bundles() * a.n_blocks(), 1) {
+    for unit in share.range(a.all_blocks(), 1) {
         let (bundle, index) = (unit / a.n_blocks(), unit % a.n_blocks());
         SCRATCH.with_borrow_mut(|scratch| {
             let joined = &mut scratch.joined;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Sums of a few hundred products in F32 and an exponential, relative to the largest value.
-const TOLERANCE: f64 = 3e-6;
+const TOLERANCE: f64 = 1e-6;
 const NONE: u16 = HIDDEN;
 const NAN16: u16 = 0x7e00;
 
