@@ -235,7 +235,7 @@ impl Sight {
         let mut sight = Self {
             first: [0; BLOCK_ROWS],
             end: [0; BLOCK_ROWS],
-            range: CHUNK..0,
+            range: 0..0,
             plain: true,
         };
         let mut last = None;
@@ -249,17 +249,23 @@ impl Sight {
                 last = Some(token);
             }
             (sight.first[row], sight.end[row]) = (range.start as i32, range.end as i32);
-            if !range.is_empty() {
-                let all = &mut sight.range;
-                *all = all.start.min(range.start)..all.end.max(range.end);
-                sight.plain &= plain;
-            }
+            sight.range = around(&sight.range, &range);
+            sight.plain &= plain;
         }
         sight
     }
 
     fn is_empty(&self) -> bool {
         self.range.is_empty()
+    }
+}
+
+/// What holds both ranges; one that is empty counts for nothing.
+pub(super) fn around(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    match (a.is_empty(), b.is_empty()) {
+        (true, _) => b.clone(),
+        (_, true) => a.clone(),
+        _ => a.start.min(b.start)..a.end.max(b.end),
     }
 }
 

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{Element, Queries, Room, exp, lanes, rescale};
-use crate::kernels::attention::{Attention, BLOCK_ROWS, Block, CHUNK, Sight};
+use crate::kernels::attention::{Attention, BLOCK_ROWS, Block, CHUNK, Sight, around};
 use crate::kernels::avx512::codes::transpose;
 
 /// Numbers from 16 decoded columns of a chunk to the next 16. The odd row keeps them apart in the caches.
@@ -52,13 +52,7 @@ pub unsafe fn chunk<E: Element>(
     room: &mut Room,
     states: &mut [f32],
 ) {
-    let seen = sights
-        .iter()
-        .map(|s| &s.range)
-        .filter(|r| !r.is_empty())
-        .fold(CHUNK..0, |all, r| {
-            all.start.min(r.start)..all.end.max(r.end)
-        });
+    let seen = sights.iter().fold(0..0, |all, s| around(&all, &s.range));
     let Block { seq, key_head, .. } = blocks[0];
     let stripes = |width: usize| width.div_ceil(16);
     let k = room.keys.room(stripes(a.k.width) * STRIPE);

@@ -164,7 +164,7 @@ unsafe fn scores<E: Element, const R: usize>(
                 std::array::from_fn(|i| unsafe { E::load_all(at(i, stripe)) }),
             );
         }
-        if k.width % 16 > 0 {
+        if !k.width.is_multiple_of(16) {
             let (stripe, mask) = (stripes - 1, lanes(k.width, stripes - 1));
             // SAFETY: the caller's word; what the mask leaves out is not read.
             add(
