@@ -34,6 +34,7 @@
 //! });
 //! ```
 
+mod allocator;
 mod arena;
 mod attention;
 mod device;
@@ -52,6 +53,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use allocator::give_memory_back;
 pub use device::{Backend, BufferType, Device, DeviceKind, add_rpc_server, cpu_features, devices};
 pub use error::{GgmlError, GraphError, ShapeError};
 pub use graph::{Builder, Graph, Slot, Tensor};
