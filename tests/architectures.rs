@@ -34,6 +34,11 @@ fn load(hp: &RandomModel) -> Model {
 }
 
 fn engine(model: &Model, flash_attention: FlashAttention, n_seq: u32) -> Engine {
+    engine_with(model, (flash_attention, true), n_seq)
+}
+
+fn engine_with(model: &Model, kernels: (FlashAttention, bool), n_seq: u32) -> Engine {
+    let (flash_attention, own_kernels) = kernels;
     let config = EngineConfig {
         n_threads: 1,
         n_threads_batch: 1,
@@ -41,6 +46,7 @@ fn engine(model: &Model, flash_attention: FlashAttention, n_seq: u32) -> Engine 
         n_seq,
         row_type: DType::F32,
         flash_attention,
+        own_kernels,
         mtp: model.network().has_mtp(),
         ..EngineConfig::default()
     };
@@ -117,16 +123,17 @@ fn every_shape_equals_the_plain_network(arch: &'static str) {
         let expected = plain_decoder::forward(&hp, &TOKENS);
         let model = load(&hp);
         let kernels = [
-            FlashAttention::Off,
-            FlashAttention::On,
-            FlashAttention::Auto,
+            (FlashAttention::Off, true),
+            (FlashAttention::Auto, true),
+            (FlashAttention::On, false),
+            (FlashAttention::Auto, false),
         ];
         for kernel in kernels {
-            let mut one = engine(&model, kernel, 1);
+            let mut one = engine_with(&model, kernel, 1);
             for chunk in [TOKENS.len(), 5, 1] {
                 check(&hp, &expected, &mut one, chunk);
             }
-            check_together(&hp, &expected, &mut engine(&model, kernel, 4));
+            check_together(&hp, &expected, &mut engine_with(&model, kernel, 4));
         }
     }
 }

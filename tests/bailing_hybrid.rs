@@ -139,7 +139,7 @@ fn load(hp: &TinyLing, weights: &BTreeMap<String, Vec<f32>>) -> Model {
 /// Trunk and MTP logits at every position, in steps of `chunk` tokens.
 fn run(
     model: &Model,
-    flash_attention: FlashAttention,
+    (flash_attention, own_kernels): (FlashAttention, bool),
     chunk: usize,
 ) -> Vec<(Vec<f32>, Option<Vec<f32>>)> {
     let mtp = model.network().has_mtp();
@@ -148,6 +148,7 @@ fn run(
         n_threads_batch: 1,
         row_type: DType::F32,
         flash_attention,
+        own_kernels,
         mtp,
         ..EngineConfig::default()
     };
@@ -184,10 +185,13 @@ fn every_shape_equals_the_plain_network() {
         let expected = plain_ling::forward(&hp, &weights, &TOKENS);
         let model = load(&hp, &weights);
         for (kernel, chunk) in [
-            (FlashAttention::Off, 23),
-            (FlashAttention::On, 23),
-            (FlashAttention::Off, 1),
-            (FlashAttention::On, 5),
+            ((FlashAttention::Off, true), 23),
+            ((FlashAttention::Auto, true), 23),
+            ((FlashAttention::On, false), 23),
+            ((FlashAttention::Off, true), 1),
+            ((FlashAttention::Auto, true), 1),
+            ((FlashAttention::On, false), 5),
+            ((FlashAttention::Auto, true), 5),
         ] {
             for (t, (trunk, mtp)) in run(&model, kernel, chunk).iter().enumerate() {
                 let off = worst(trunk, &expected.trunk[t]);
@@ -256,7 +260,7 @@ fn every_type_of_weight_loads_and_computes() {
             continue;
         };
         let expected = plain_ling::forward(&hp, &rounded, &TOKENS);
-        let rows = run(&load(&hp, &weights), FlashAttention::Off, 23);
+        let rows = run(&load(&hp, &weights), (FlashAttention::Auto, true), 23);
         for (t, (trunk, _)) in rows.iter().enumerate() {
             let size = expected.trunk[t]
                 .iter()

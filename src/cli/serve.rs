@@ -24,6 +24,7 @@ const CONVERTERS: usize = 8;
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
+    oxling::ggml::give_memory_back();
     // What can be wrong with the flags is said before a large model is loaded.
     let keys = keys(args)?;
     let template = template(args)?;

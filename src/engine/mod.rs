@@ -45,11 +45,11 @@ const GPU_ROW_STEP: u32 = 256;
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FlashAttention {
-    /// The fused kernel.
+    /// A fused kernel: our own where it can, otherwise ggml's.
     On,
     /// Matrix products.
     Off,
-    /// Whatever suits the devices.
+    /// Our own kernel where it can, otherwise whatever suits the devices.
     #[default]
     Auto,
 }
@@ -335,7 +335,7 @@ impl Engine {
     /// it: kernels for several columns round otherwise than kernels for one. Meant for few tokens; weights are read
     /// once, but prompts would take long.
     ///
-    /// This holds on CPUs without the fused attention kernel; elsewhere it is a plain step.
+    /// This holds on CPUs without ggml's fused attention kernel; elsewhere it is a plain step.
     pub fn step_exact(&mut self, work: &[Work<'_>]) -> Result<StepOutput, EngineError> {
         let exact = !self.model.devices().iter().any(Device::is_gpu);
         if exact && self.by_column.is_none() {
@@ -491,10 +491,12 @@ impl Engine {
         // Few columns are bound by the reading of weights, as one is.
         let decoding = plan.kind.exact || plan.n_tokens() == n_seqs;
         let start = Instant::now();
+        // Observers are told of ggml's products only.
+        let own = self.config.own_kernels && !self.graphs.is_observed();
         let kernels = Kernels {
             attention: self.kernel.of_step(plan),
-            // Observers are told of ggml's products only.
-            own: self.config.own_kernels && !self.graphs.is_observed(),
+            own_attention: own && self.config.flash_attention != FlashAttention::Off,
+            own,
             by_column: self.by_column.as_deref().unwrap_or_default(),
         };
         let compile = || compile(&self.model, &self.memory, kernels, plan, &topology);
@@ -584,7 +586,7 @@ fn row_step(model: &Model) -> u32 {
     }
 }
 
-/// Which attention kernel steps use.
+/// Which attention kernel steps use where our own does not compute it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KernelRule {
     /// The same in all.

@@ -34,7 +34,9 @@
 //! });
 //! ```
 
+mod allocator;
 mod arena;
+mod attention;
 mod device;
 mod error;
 mod graph;
@@ -45,11 +47,13 @@ mod ops;
 mod products;
 mod quant;
 mod rope;
+mod scan;
 mod sched;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use allocator::give_memory_back;
 pub use device::{Backend, BufferType, Device, DeviceKind, add_rpc_server, cpu_features, devices};
 pub use error::{GgmlError, GraphError, ShapeError};
 pub use graph::{Builder, Graph, Slot, Tensor};

@@ -55,7 +55,7 @@ fn contiguous_from(t: Tensor<'_>, n: usize) -> bool {
     }
 }
 
-fn dense_rows(t: Tensor<'_>) -> bool {
+pub(super) fn dense_rows(t: Tensor<'_>) -> bool {
     // SAFETY: as above.
     unsafe { sys::ggml_is_contiguous_rows(t.raw.as_ptr()) }
 }

@@ -4,6 +4,7 @@
 //! ggml hands to its function, as a number.
 
 use std::ffi::c_int;
+use std::ptr::NonNull;
 
 use ggml_sys as sys;
 
@@ -14,7 +15,7 @@ use super::{DType, GraphError};
 use crate::kernels::{self, Columns, Experts, Format, Isa, Layout, Record, Rounding, Rows, Share};
 
 type Result<T> = std::result::Result<T, GraphError>;
-type Raw = *mut sys::ggml_tensor;
+pub(super) type Raw = *mut sys::ggml_tensor;
 
 /// Activations as our kernels read them.
 #[derive(Debug, Clone, Copy)]
@@ -45,19 +46,9 @@ impl<'g> Matrix<'g> {
         let matrix = Self { tensor, format };
         let width = matrix.width();
         let [_, rows, experts, one] = tensor.ne();
-        // SAFETY: the handle is valid; a view's source and a buffer, if there is one, are alive with their tensor.
-        let is_host = unsafe {
-            let owner = tensor.raw.as_ref().view_src;
-            let buffer = if owner.is_null() {
-                tensor.raw.as_ref().buffer
-            } else {
-                (*owner).buffer
-            };
-            !buffer.is_null() && sys::ggml_backend_buffer_is_host(buffer)
-        };
         let whole = width > 0 && width % format.block() as i64 == 0 && rows > 0 && experts > 0;
         let dense = tensor.nb()[1] >= format.row_bytes(usize::try_from(width).ok()?);
-        let known = kernels::available() && is_host && whole && dense && one == 1;
+        let known = kernels::available() && is_host(tensor) && whole && dense && one == 1;
         known.then_some(matrix)
     }
 
@@ -139,7 +130,7 @@ impl<'g> Builder<'g> {
             (DType::F32, ne),
             &mut sources,
             product_node,
-            Ask::new(w.format, rounding),
+            Ask::new(w.format, rounding).0,
         )
     }
 
@@ -164,7 +155,7 @@ impl<'g> Builder<'g> {
             (DType::F32, ne),
             &mut sources,
             experts_node,
-            Ask::new(w.format, rounding),
+            Ask::new(w.format, rounding).0,
         )
     }
 
@@ -196,7 +187,7 @@ impl<'g> Builder<'g> {
             (DType::F32, ne),
             &mut sources,
             swiglu_node,
-            Ask::new(gate.format, rounding),
+            Ask::new(gate.format, rounding).0,
         )
     }
 
@@ -233,7 +224,7 @@ impl<'g> Builder<'g> {
             (DType::F32, ne),
             &mut sources,
             sum_node,
-            Ask::new(w.format, rounding),
+            Ask::new(w.format, rounding).0,
         )
     }
 
@@ -284,17 +275,18 @@ impl<'g> Builder<'g> {
             (DType::I8, [bytes, 1, 1, 1]),
             sources,
             node,
-            ask,
+            ask.0,
         )
     }
 
-    fn node(
+    /// A node that `node` computes, on all threads. `info` is what it must know beyond its sources, and not zero.
+    pub(super) fn node(
         &self,
         name: &str,
         (ty, ne): (DType, [i64; 4]),
         sources: &mut [Raw],
         node: Node,
-        ask: Ask,
+        info: usize,
     ) -> Result<Tensor<'g>> {
         // SAFETY: the sources are tensors of this graph, at most as many as a node can have; the function reads them
         // as the operation that calls this has checked them. The last pointer is a number and never followed.
@@ -310,7 +302,7 @@ impl<'g> Builder<'g> {
                 sources.len() as c_int,
                 Some(node),
                 sys::GGML_N_TASKS_MAX,
-                std::ptr::without_provenance_mut(ask.0),
+                std::ptr::without_provenance_mut(info),
             )
         })?;
         set_name(tensor.raw, name);
@@ -321,6 +313,16 @@ impl<'g> Builder<'g> {
 fn ensure_kernels(op: &'static str, x: Tensor<'_>) -> Result<()> {
     let rule = "this machine has kernels";
     ensure(kernels::available(), op, rule, &[x])
+}
+
+/// Whether the bytes of a stored tensor, or of a view of one, are this machine's memory.
+pub(super) fn is_host(tensor: Tensor<'_>) -> bool {
+    // SAFETY: a valid tensor's `view_src` is null or a valid tensor; a buffer, if there is one, is alive with its tensor.
+    unsafe {
+        let root = NonNull::new(tensor.raw.as_ref().view_src).unwrap_or(tensor.raw);
+        let buffer = root.as_ref().buffer;
+        !buffer.is_null() && sys::ggml_backend_buffer_is_host(buffer)
+    }
 }
 
 fn is_columns(x: Tensor<'_>) -> bool {
@@ -378,7 +380,7 @@ impl Ask {
     }
 }
 
-type Node = unsafe extern "C" fn(Raw, c_int, c_int, *mut std::ffi::c_void);
+pub(super) type Node = unsafe extern "C" fn(Raw, c_int, c_int, *mut std::ffi::c_void);
 
 /// A node at work: one thread's view of its tensors, whose shapes were checked when the graph was built.
 struct Work<'t> {

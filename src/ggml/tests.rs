@@ -365,3 +365,120 @@ fn every_quantised_type_round_trips_within_its_error() {
     assert!(dequantize(DType::Q4_K, &[0; 10], 256, &mut Vec::new()).is_err());
     assert!(quantize(DType::Q8_0, &values[..33], 33, None, &mut Vec::new()).is_err());
 }
+
+/// Rows of attention memory in a store of their own, `{width, heads, rows}`. The numbers are exact in all
+/// types but those of blocks.
+fn stored_rows(ty: DType, width: u64, heads: u64, rows: u64) -> (std::sync::Arc<Store>, TensorId) {
+    let mut builder = StoreBuilder::new(1, true).expect("room");
+    let place = Placement::Alloc(Device::cpu().expect("CPU").buffer_type());
+    let id = builder
+        .tensor("rows", ty, &[width * heads, rows], place)
+        .expect("fits");
+    let store = builder.build().expect("memory");
+    let mut bytes = Vec::new();
+    let values = (0..width * heads * rows).map(|i| (i * 37 % 101) as f32 / 64.0 - 0.75);
+    let values: Vec<f32> = values.collect();
+    quantize(ty, &values, width * heads, None, &mut bytes).expect("encodes");
+    store.write(id, 0, &bytes).expect("room");
+    (store, id)
+}
+
+/// What the graphs of models do: own attention beside ggml's, by heads that share keys, for one chunk of rows and more.
+#[test]
+fn own_attention_gives_what_the_fused_one_gives() {
+    let (width, shared, seqs) = (40u64, 2u64, 2u64);
+    for (ty, heads, tokens, rows) in [
+        (DType::F32, 4u64, 3u64, 64u64),
+        (DType::F32, 4, 3, 640),
+        (DType::F32, 4, 11, 320),
+        (DType::F32, 32, 1, 320),
+        (DType::F16, 4, 2, 512),
+        (DType::F16, 6, 40, 300),
+        (DType::BF16, 4, 2, 300),
+    ] {
+        // ggml rounds queries to F16 where keys are F16, and adds up values in F16: it gets the same numbers in F32.
+        let own_rows = stored_rows(ty, width, shared, rows * seqs);
+        let its_rows = stored_rows(DType::F32, width, shared, rows * seqs);
+        let q = ramp((width * heads * tokens * seqs) as usize);
+        let mask: Vec<half::f16> = (0..seqs * tokens * rows)
+            .map(|i| match i % rows + tokens > rows + i / rows % tokens {
+                true => half::f16::NEG_INFINITY,
+                false => half::f16::ZERO,
+            })
+            .collect();
+        let attend = |own: bool| {
+            let (store, id) = if own { &own_rows } else { &its_rows };
+            let (mut graph, (q_slot, mask_slot, out)) = Graph::build::<_, GraphError>(64, |g| {
+                let all = g.stored(store, *id)?;
+                let (row, head) = (all.nb()[1], all.nb()[1] / shared as usize);
+                let shape = [width, rows, shared, seqs].map(|n| n as i64);
+                let rows_of_seq = row * rows as usize;
+                let k = g.view(all, &shape, &[row, head, rows_of_seq], 0)?;
+                let q = g.input("q", DType::F32, &[width, heads, tokens, seqs])?;
+                let by_head = g.permute(q, [0, 2, 1, 3])?;
+                let mask = g.input("mask", DType::F16, &[rows, tokens, 1, seqs])?;
+                let y = if own {
+                    g.attend(by_head, k, k, mask, 0.7, crate::kernels::Rounding::Fast)?
+                } else {
+                    g.flash_attn(by_head, k, k, mask, 0.7)?
+                };
+                Ok((g.keep(q), g.keep(mask), g.output("y", y)))
+            })
+            .expect("builds");
+            let mut sched = scheduler();
+            sched.allocate(&mut graph).expect("memory");
+            sched.set(&graph, q_slot, &q).expect("sets");
+            sched.set(&graph, mask_slot, &mask).expect("sets");
+            sched.compute(&graph).expect("computes");
+            let mut y = vec![0f32; q.len()];
+            sched.get(&graph, out, 0, &mut y).expect("reads");
+            y
+        };
+        if !crate::kernels::attention::available() {
+            eprintln!("not run: this machine has no attention kernel");
+            return;
+        }
+        for (i, (a, b)) in attend(true).iter().zip(attend(false)).enumerate() {
+            let what = format!("{ty:?} {heads} heads, {tokens} tokens, {rows} rows");
+            assert!((a - b).abs() < F32_TOLERANCE, "{what}: {i}: {a} and {b}");
+        }
+    }
+}
+
+#[test]
+fn own_attention_refuses_what_it_cannot_read() {
+    let (store, id) = stored_rows(DType::F16, 32, 1, 64);
+    let (packed, packed_id) = stored_rows(DType::Q8_0, 32, 1, 64);
+    let refused = |what: &str, build: &dyn Fn(&Builder<'_>) -> Result<(), GraphError>| {
+        let result = Graph::build::<(), GraphError>(64, |g| build(g));
+        assert!(
+            matches!(result, Err(GraphError::Shape(_))),
+            "{what}: {result:?}"
+        );
+    };
+    let attend = |g: &Builder<'_>, q: [u64; 4], mask: [u64; 4]| -> Result<(), GraphError> {
+        let k = g.stored(&store, id)?;
+        let q = g.input("q", DType::F32, &q)?;
+        let mask = g.input("mask", DType::F16, &mask)?;
+        g.attend(q, k, k, mask, 1.0, crate::kernels::Rounding::Fast)?;
+        Ok(())
+    };
+    refused("width", &|g| attend(g, [16, 2, 4, 1], [64, 2, 1, 1]));
+    refused("sequences", &|g| attend(g, [32, 2, 4, 2], [64, 2, 1, 2]));
+    refused("rows of the mask", &|g| {
+        attend(g, [32, 2, 4, 1], [32, 2, 1, 1])
+    });
+    refused("tokens of the mask", &|g| {
+        attend(g, [32, 2, 4, 1], [64, 3, 1, 1])
+    });
+    refused("blocks, and what has no memory yet", &|g| {
+        let k = g.stored(&packed, packed_id)?;
+        assert!(!g.can_attend(k, k));
+        let later = g.input("k", DType::F16, &[32, 64])?;
+        assert!(!g.can_attend(later, later));
+        let q = g.input("q", DType::F32, &[32, 2, 4, 1])?;
+        let mask = g.input("mask", DType::F16, &[64, 2, 1, 1])?;
+        g.attend(q, k, k, mask, 1.0, crate::kernels::Rounding::Fast)?;
+        Ok(())
+    });
+}

@@ -1,4 +1,4 @@
-//! Our CPU kernels: products of quantised weights with activations in 8 bits.
+//! Our CPU kernels: products of quantised weights with activations in 8 bits, and [`attention`].
 //!
 //! Weights are read where the file was mapped, in the file's own layout: nothing is repacked and nothing held twice.
 //! Activations are quantised once per tensor, by all threads, into [`Record`]s that every kernel reads with plain loads.
@@ -19,6 +19,7 @@
 )]
 
 mod activation;
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -34,6 +35,7 @@ mod neon;
 mod panel;
 mod prefetch;
 mod prepare;
+mod scan;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +44,7 @@ pub use experts::Experts;
 pub use format::{Format, Rows};
 pub use isa::{Isa, all, available, best};
 pub use matmul::{Columns, Rounding, Share};
+pub use scan::{Heads, Scan, scan};
 
 /// Up to this many columns are few: unpacking would cost more than it saves.
 pub const FEW_COLUMNS: usize = 8;

@@ -1,5 +1,7 @@
 //! What an architecture builds its graph with: the step's inputs, weights, memory, and the operations on them.
 
+mod recurrence;
+
 use half::f16;
 
 use super::loader::{WeightId, Weights};
@@ -21,8 +23,10 @@ pub enum AttentionKernel {
 /// Which of several ways to compute the same a step takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels<'a> {
-    /// Attention.
+    /// Attention, where our own kernel does not compute it.
     pub attention: AttentionKernel,
+    /// Whether our own kernel computes the attention it can.
+    pub own_attention: bool,
     /// Whether our own kernels compute the products they can.
     pub own: bool,
     /// Types of weights whose products round otherwise for several columns than for one: exact steps multiply them
@@ -394,6 +398,7 @@ impl<'g, 'a> Step<'g, 'a> {
     ///
     /// `q` has axes (width, token, head) with any strides, and a multiple of the keys' heads: neighbours share one.
     /// There are as many values as keys. Gives (value width, token, head).
+    /// Our own kernel computes it where it may and can, otherwise what the device is good at.
     pub fn attend(
         &self,
         q: Tensor<'g>,
@@ -403,12 +408,8 @@ impl<'g, 'a> Step<'g, 'a> {
         mask: Mask,
     ) -> Result<Tensor<'g>> {
         let mut parts: Option<Tensor<'g>> = None;
-        // Both kernels give contiguous parts; tokens are axis 2 of the fused one's and axis 1 of the other's.
-        let axis = if self.kernels.attention == AttentionKernel::Flash {
-            2
-        } else {
-            1
-        };
+        // Parts are contiguous; tokens are axis 2 of the fused kernels' and axis 1 of the other's.
+        let mut axis = 2;
         for (group, inputs) in self.plan.groups.iter().zip(&self.groups) {
             for (index, run) in group.runs.iter().enumerate() {
                 let mask = match mask {
@@ -425,9 +426,14 @@ impl<'g, 'a> Step<'g, 'a> {
                     first * nb[1],
                 )?;
                 let (k, v) = (self.heads(keys, run)?, self.heads(values, run)?);
+                let own = self.kernels.own_attention && self.g.can_attend(k, v);
                 let part = match self.kernels.attention {
+                    _ if own => self.own_attention(q, k, v, mask, scale)?,
                     AttentionKernel::Flash => self.flash(q, k, v, mask, scale)?,
-                    AttentionKernel::Unfused => self.unfused(q, k, v, mask, scale)?,
+                    AttentionKernel::Unfused => {
+                        axis = 1;
+                        self.unfused(q, k, v, mask, scale)?
+                    }
                 };
                 parts = Some(match parts {
                     None => part,
@@ -463,6 +469,20 @@ impl<'g, 'a> Step<'g, 'a> {
             &[row, if heads.n == 1 { slot } else { head }, slot],
             run.first_slot as usize * slot,
         )
+    }
+
+    /// `{v_width, heads, tokens}`.
+    fn own_attention(
+        &self,
+        q: Tensor<'g>,
+        k: Tensor<'g>,
+        v: Tensor<'g>,
+        mask: Tensor<'g>,
+        scale: f32,
+    ) -> Result<Tensor<'g>> {
+        let out = self.g.attend(q, k, v, mask, scale, self.rounding())?;
+        let ne = out.ne();
+        self.g.reshape(out, &[ne[0], ne[1], ne[2] * ne[3]])
     }
 
     /// `{v_width, heads, tokens}`.
@@ -551,127 +571,6 @@ impl<'g, 'a> Step<'g, 'a> {
         }
         parts.ok_or(GraphError::Alloc {
             what: "attention over no sequences",
-        })
-    }
-
-    /// The decaying linear recurrence over each sequence's tokens: `S = e^decay S + k v^T`, `y = q S`.
-    ///
-    /// `q`, `k`, `v` have axes (head size, head, token) with dense heads; `decay {1, n}` and the constant `dt` of
-    /// `n` per token hold one entry per state head, where a head may be cut into several (see `blocks::lightning`).
-    /// Gives `{d_v * heads, tokens}` and keeps the newest states.
-    pub fn scan(
-        &self,
-        planes: &str,
-        dt: &str,
-        q: Tensor<'g>,
-        k: Tensor<'g>,
-        v: Tensor<'g>,
-        decay: Tensor<'g>,
-    ) -> Result<Tensor<'g>> {
-        let memory = self.planes(planes)?;
-        let dt = self.constant(dt)?;
-        let (d_k, heads) = (k.ne()[0], k.ne()[1]);
-        let cut = decay.ne()[1];
-        let width = v.ne()[0] * heads;
-        let d_v = width / cut;
-        let state = self.g.reshape(memory, &[d_k, d_v, cut, memory.ne()[1]])?;
-        let mut parts: Option<Tensor<'g>> = None;
-        for (group, inputs) in self.plan.groups.iter().zip(&self.groups) {
-            let (t, s) = (i64::from(group.n_tokens), group.seqs.len() as i64);
-            let first = group.first_token as usize;
-            let window = |x: Tensor<'g>, ne: [i64; 2]| {
-                let nb = x.nb();
-                self.g.view(
-                    x,
-                    &[ne[0], ne[1], t, s],
-                    &[ne[0] as usize * 4, nb[2], nb[2] * t as usize],
-                    first * nb[2],
-                )
-            };
-            let (q, k, v) = (
-                window(q, [d_k, heads])?,
-                window(k, [d_k, heads])?,
-                window(v, [d_v, cut])?,
-            );
-            let step = self.g.view(
-                dt,
-                &[cut, t, s],
-                &[cut as usize * 4, (cut * t) as usize * 4],
-                0,
-            )?;
-            let all = self.g.ssm_scan(
-                state,
-                v,
-                step,
-                decay,
-                k,
-                q,
-                inputs.plane_in,
-                group.n_snapshots,
-            )?;
-            let y = self
-                .g
-                .view(all, &[width, t * s], &[width as usize * 4], 0)?;
-            let n_states = i64::from(group.n_snapshots) * s;
-            let size = memory.ne()[0];
-            let states = self.g.view(
-                all,
-                &[size, n_states],
-                &[size as usize * 4],
-                (width * t * s) as usize * 4,
-            )?;
-            self.g
-                .expand(self.g.set_rows(memory, states, inputs.plane_out)?);
-            parts = Some(match parts {
-                None => y,
-                Some(before) => self.g.concat(before, y, 1)?,
-            });
-        }
-        parts.ok_or(GraphError::Alloc {
-            what: "a scan over no tokens",
-        })
-    }
-
-    /// Each token's predecessor's hidden state, across steps: carried in `planes` from one step to the next.
-    /// `h` is `{n_embd, tokens}`; gives the same shape.
-    pub fn predecessors(&self, planes: &str, h: Tensor<'g>) -> Result<Tensor<'g>> {
-        let mtp = self
-            .mtp
-            .as_ref()
-            .ok_or(GraphError::Alloc { what: "MTP inputs" })?;
-        let memory = self.planes(planes)?;
-        let carried = self.g.get_rows(memory, mtp.planes_in)?;
-        let rows = self.g.concat(carried, h, 1)?;
-        let before = self.g.get_rows(rows, mtp.predecessors)?;
-        self.g.expand(before);
-        let newest = self.g.get_rows(h, mtp.snapshot_tokens)?;
-        self.g
-            .expand(self.g.set_rows(memory, newest, mtp.planes_out)?);
-        Ok(before)
-    }
-
-    /// The hidden state before each guess of a draft: the trunk's, carried in `planes`, or the head's own, kept in
-    /// `cells`. Gives `{n_embd, tokens}`.
-    pub fn draft_hidden(&self, planes: &str, cells: &str) -> Result<Tensor<'g>> {
-        let memory = match self.plan.kind.draft {
-            Some(DraftFrom::Head) => self.cells(cells)?,
-            _ => self.planes(planes)?,
-        };
-        self.g.get_rows(memory, self.draft_group()?.plane_in)
-    }
-
-    /// Keeps the head's hidden states `h {n_embd, tokens}` for the next guess of a draft.
-    pub fn keep_draft(&self, cells: &str, h: Tensor<'g>) -> Result<()> {
-        let kept = self
-            .g
-            .set_rows(self.cells(cells)?, h, self.draft_group()?.plane_out)?;
-        self.g.expand(kept);
-        Ok(())
-    }
-
-    fn draft_group(&self) -> Result<&GroupInputs<'g>> {
-        self.groups.first().ok_or(GraphError::Alloc {
-            what: "a draft without tokens",
         })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! `vpdpbusd` multiplies unsigned with signed bytes, so weights enter as `w + 128`; records carry what takes it back.
 
+pub(super) mod attention;
 mod codes;
 mod dot;
 mod panel;
