@@ -178,6 +178,8 @@ impl Mixer for Mla {
         };
         let kv_lora = i64::from(p.kv_lora);
         let latent = s.attend(q, head(kv_lora + rope), head(kv_lora), p.scale, mask)?;
+        // A head's tokens side by side: ggml's products of F32 round otherwise where they are not.
+        let latent = g.dense(latent)?;
         let out = self.per_head(s, self.v_b, g.permute(latent, [0, 2, 1, 3])?)?;
         let out = g.dense(g.permute(out, [0, 2, 1, 3])?)?;
         s.linear(self.out, g.reshape(out, &[i64::from(p.v_dim) * heads, n])?)
