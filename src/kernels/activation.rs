@@ -9,7 +9,7 @@ pub enum Layout {
     /// Four blocks of 32, each with its own scale. `q` holds the first halves of the four blocks, then the second
     /// halves: as formats that keep two weights in a byte yield them.
     Blocks,
-    /// One scale for all, `q` in the [`Order`] the machine reads planes in: for binary planes, whose activations are
+    /// One scale for all, `q` in the order the machine reads planes in: for binary planes, whose activations are
     /// rotated and have no outliers.
     Whole,
 }

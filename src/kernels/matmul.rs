@@ -118,10 +118,10 @@ impl Isa {
         }
     }
 
-    /// As [`quantize`] for binary planes: each column goes through the Hadamard transform of `x * signs` first.
+    /// As [`Isa::quantize`] for binary planes: each column goes through the Hadamard transform of `x * signs` first.
     ///
     /// # Safety
-    /// As [`quantize`]; `signs` has `width` numbers, a power of two.
+    /// As [`Isa::quantize`]; `signs` has `width` numbers, a power of two.
     pub unsafe fn rotate_and_quantize<'a>(
         &self,
         signs: &[f32],
@@ -178,7 +178,7 @@ impl Isa {
     /// `out[token][choice][row] = silu(gate x) * (up x)` for this thread's rows of the chosen experts' matrices.
     ///
     /// # Safety
-    /// As [`linear`], for every expert; `x` has a column per token.
+    /// As [`Isa::linear`], for every expert; `x` has a column per token.
     pub unsafe fn swiglu_experts(
         &self,
         gate: &Rows,
@@ -226,7 +226,7 @@ impl Isa {
     /// per choice.
     ///
     /// # Safety
-    /// As [`swiglu_experts`].
+    /// As [`Isa::swiglu_experts`].
     pub unsafe fn experts(
         &self,
         rows: &Rows,
@@ -248,7 +248,7 @@ impl Isa {
     /// and one number per choice.
     ///
     /// # Safety
-    /// As [`swiglu_experts`].
+    /// As [`Isa::swiglu_experts`].
     pub unsafe fn experts_sum(
         &self,
         rows: &Rows,
