@@ -182,6 +182,45 @@ fn a_token_gets_the_same_bits_alone_and_among_others() {
 }
 
 #[test]
+fn a_head_over_part_of_the_vocabulary_guesses_among_it_and_changes_no_text() {
+    const PART: u32 = 500;
+    let model = model();
+    let part = EngineConfig {
+        draft_vocab: PART,
+        ..config()
+    };
+    let ids = tokens(&model, PROMPTS[3]);
+    let guess = |config: EngineConfig| {
+        let mut e = Engine::new(&model, config).expect("engine");
+        let work = Work {
+            seq: SeqId(0),
+            tokens: &ids,
+            outputs: vec![],
+        };
+        e.step(&[work], false).expect("step");
+        let work = DraftWork {
+            seq: SeqId(0),
+            token: ids[0],
+            ahead: 0,
+        };
+        let out = e.draft(&[work]).expect("guess");
+        out.mtp_logits(0, 0).expect("row").to_vec()
+    };
+    let (some, all) = (guess(part.clone()), guess(config()));
+    let (there, beyond) = some.split_at(PART as usize);
+    assert!(there == &all[..PART as usize], "other logits");
+    assert!(some.len() == all.len() && beyond.iter().all(|x| *x == f32::NEG_INFINITY));
+
+    let mut without = plain(&model);
+    let mut with = Runner::new(&model, guessing(DraftType::Mtp, 3), part);
+    for prompt in PROMPTS {
+        let ids = tokens(&model, prompt);
+        let expected = without.answer(&ids, &random(5));
+        assert_eq!(with.answer(&ids, &random(5)), expected, "{prompt}");
+    }
+}
+
+#[test]
 fn a_guess_is_what_the_head_says_within_a_step() {
     let model = model();
     let ids = tokens(&model, PROMPTS[0]);

@@ -17,8 +17,8 @@ use super::errors::hinted;
 #[command(next_help_heading = "Speculation (guesses change the speed, never the text)")]
 pub struct SpecArgs {
     /// Where guesses come from: the model's MTP head (`mtp`), what followed the latest words when they came before
-    /// (`ngram`), or nowhere (`none`). `auto` is mtp for models that have a head, otherwise none. On CPUs guesses cost
-    /// more than they bring today: `oxling speculation` measures it.
+    /// (`ngram`), or nowhere (`none`). `auto` is mtp for models that have a head, otherwise none. On CPUs they pay
+    /// for 2-bit experts rather than for 4 bits: `oxling speculation` measures it.
     #[arg(
         long,
         value_name = "TYPE",
