@@ -542,7 +542,9 @@ fn what_is_timed_fills_the_memory_as_it_should() {
     );
 
     let profile = profile_test(&mut engine, test).unwrap();
-    let scans = profile.entries.iter().filter(|e| e.0 == "SSM_SCAN").count();
+    // Ours or ggml's, as the machine has it.
+    let is_scan = |op: &str| ["SCAN", "SSM_SCAN"].contains(&op);
+    let scans = profile.entries.iter().filter(|e| is_scan(&e.0)).count();
     assert!(scans > 0 && scans % 4 == 0, "{scans} scans in 4 graphs");
     assert!(engine.take_profile().entries.is_empty());
 }
