@@ -87,7 +87,9 @@ impl<const R: usize> Strip<R> {
         if let Next::Own = self.next {
             for row in self.rows {
                 let p = row.wrapping_add(k * bytes + AHEAD);
-                for line in 0..bytes.div_ceil(LINE + 8) {
+                // One request for the 72 bytes of four-bit records, two for 136: the line left out is a neighbour,
+                // which comes by itself.
+                for line in 0..bytes / LINE {
                     prefetch::near(p.wrapping_add(line * LINE));
                 }
             }

@@ -428,8 +428,13 @@ impl<'g, 'a> Step<'g, 'a> {
                 let (k, v) = (self.heads(keys, run)?, self.heads(values, run)?);
                 let own = self.kernels.own_attention && self.g.can_attend(k, v);
                 let part = match self.kernels.attention {
-                    _ if own => self.own_attention(q, k, v, mask, scale)?,
-                    AttentionKernel::Flash => self.flash(q, k, v, mask, scale)?,
+                    _ if own => {
+                        let out = self.g.attend(q, k, v, mask, scale, self.rounding())?;
+                        self.tokens_on_one_axis(out)?
+                    }
+                    AttentionKernel::Flash => {
+                        self.tokens_on_one_axis(self.g.flash_attn(q, k, v, mask, scale)?)?
+                    }
                     AttentionKernel::Unfused => {
                         axis = 1;
                         self.unfused(q, k, v, mask, scale)?
@@ -471,32 +476,10 @@ impl<'g, 'a> Step<'g, 'a> {
         )
     }
 
-    /// `{v_width, heads, tokens}`.
-    fn own_attention(
-        &self,
-        q: Tensor<'g>,
-        k: Tensor<'g>,
-        v: Tensor<'g>,
-        mask: Tensor<'g>,
-        scale: f32,
-    ) -> Result<Tensor<'g>> {
-        let out = self.g.attend(q, k, v, mask, scale, self.rounding())?;
-        let ne = out.ne();
-        self.g.reshape(out, &[ne[0], ne[1], ne[2] * ne[3]])
-    }
-
-    /// `{v_width, heads, tokens}`.
-    fn flash(
-        &self,
-        q: Tensor<'g>,
-        k: Tensor<'g>,
-        v: Tensor<'g>,
-        mask: Tensor<'g>,
-        scale: f32,
-    ) -> Result<Tensor<'g>> {
-        let out = self.g.flash_attn(q, k, v, mask, scale)?;
-        let ne = out.ne();
-        self.g.reshape(out, &[ne[0], ne[1], ne[2] * ne[3]])
+    /// A fused kernel's result with all tokens on one axis: `{v_width, heads, tokens}`.
+    fn tokens_on_one_axis(&self, out: Tensor<'g>) -> Result<Tensor<'g>> {
+        let [width, heads, tokens, seqs] = out.ne();
+        self.g.reshape(out, &[width, heads, tokens * seqs])
     }
 
     /// `{v_width, tokens, heads}`.
