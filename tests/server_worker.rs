@@ -583,6 +583,10 @@ fn time_limits_end_an_answer() {
     server.stop();
 }
 
+/// Most that a mean of hidden states, which are about 1, may be off for being computed in parts: what 8 bits of
+/// activations cost on this model.
+const PARTS_DIFFER: f32 = 5e-3;
+
 #[test]
 fn embeddings_are_means_and_do_not_disturb_others() {
     let server = Server::start(WorkerConfig {
@@ -607,7 +611,9 @@ fn embeddings_are_means_and_do_not_disturb_others() {
     assert!(whole.iter().all(|v| v.is_finite()) && whole.iter().any(|&v| v != 0.0));
     let stream = server.ask(request(text.clone(), 24));
     let beside = embed(text.clone()).expect("embeds");
-    assert_eq!(whole, beside);
+    // Beside a stream it is computed in parts, and kernels round otherwise for fewer columns.
+    let off = whole.iter().zip(&beside).map(|(a, b)| (a - b).abs());
+    assert!(off.fold(0.0, f32::max) < PARTS_DIFFER);
     let alone = stream.wait().ids(0);
     assert_eq!(alone, server.answer(request(text.clone(), 24)).ids(0));
     // The mean over a text that is one token twice as long is not the same; but the first token's alone is its own.

@@ -1,9 +1,10 @@
 //! Conversations go on where they were.
 
-use std::io::Write;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
-use oxling::server::http::{Keys, ServerConfig};
+use oxling::server::http::{Keys, Limits, ServerConfig};
 use serde_json::{Value, json};
 
 use crate::http::Client;
@@ -11,6 +12,8 @@ use crate::{busy, idle_within, live, message};
 
 /// Far more than a step of the demo model takes, beside other tests.
 const SOON: Duration = Duration::from_secs(2);
+/// By then buffers are full and the time is over even where tests crawl.
+const LATE: Duration = Duration::from_secs(60);
 /// Tokens of a role's header and of a few words.
 const NEW_TOKENS: u64 = 40;
 
@@ -188,6 +191,52 @@ fn streams_say_what_whole_answers_say() {
     }
 }
 
+/// Asks for a completion and reads nothing.
+fn send(client: &Client, body: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(client.address).unwrap();
+    let head = format!(
+        "POST /completion HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    socket
+}
+
+#[test]
+fn a_client_that_never_reads_loses_its_connection_and_its_slot() {
+    let limits = Limits {
+        idle: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    let config = ServerConfig {
+        limits,
+        metrics: true,
+        ..ServerConfig::default()
+    };
+    // Both systems' buffers take some megabytes; the answer has many more.
+    let server = live(config, 8192);
+    let body = json!({ "prompt": "x", "stream": true, "ignore_eos": true, "n_predict": 8000, "n_probs": 100 });
+    let mut socket = send(&server.client, &body.to_string());
+    let cancelled = || {
+        let text = server.client.get("/metrics").text();
+        text.lines()
+            .any(|line| line.contains("how=\"cancelled\"") && line.ends_with(" 1"))
+    };
+    let began = Instant::now();
+    while !cancelled() {
+        assert!(began.elapsed() < LATE, "it still has its slot");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(busy(&server.client), 0);
+    // What the buffers hold, and then no end of the stream.
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let mut heard = Vec::new();
+    let _ = socket.read_to_end(&mut heard);
+    let heard = String::from_utf8_lossy(&heard);
+    assert!(heard.starts_with("HTTP/1.1 200 "));
+    assert!(!heard.contains("\"stop\":true"), "the whole answer came");
+}
+
 #[test]
 fn a_client_that_leaves_frees_its_slot() {
     let server = live(ServerConfig::default(), 2048);
@@ -195,12 +244,7 @@ fn a_client_that_leaves_frees_its_slot() {
         let body =
             json!({ "prompt": "x", "stream": stream, "ignore_eos": true, "n_predict": 2000 })
                 .to_string();
-        let mut socket = std::net::TcpStream::connect(server.client.address).unwrap();
-        let head = format!(
-            "POST /completion HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        socket.write_all(head.as_bytes()).unwrap();
+        let socket = send(&server.client, &body);
         while busy(&server.client) == 0 {
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -186,7 +186,8 @@ pub struct HttpArgs {
         env = "LLAMA_ARG_TIMEOUT"
     )]
     pub timeout: u64,
-    /// Seconds in which the head of a request must arrive, and that a body or a connection may rest.
+    /// Seconds in which the head of a request must arrive, that a body or a connection may rest, and that a client may
+    /// take nothing of its answer.
     #[arg(
         long,
         value_name = "S",

@@ -26,8 +26,9 @@ pub struct Limits {
     pub body: usize,
     /// Most time for a body to arrive.
     pub body_time: Duration,
-    /// Most time for the head of a request to arrive, between two requests, and without a new part of a body. A body
-    /// that comes slower than a kilobyte per second gets this long beyond that.
+    /// Most time for the head of a request to arrive, between two requests, without a new part of a body, and without
+    /// the client taking anything of its answer. A body that comes slower than a kilobyte per second gets this long
+    /// beyond that.
     pub idle: Duration,
     /// Most connections at once; more are answered with 503.
     pub connections: usize,

@@ -1,4 +1,5 @@
-//! Connections: how many there may be, how long a client may take for the head of a request, and their end.
+//! Connections: how many there may be, how long a client may take for the head of a request or leave its answer untaken,
+//! and their end.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::config::Limits;
+use super::patience::Patient;
 
 /// What a client hears for whom there is no place.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
@@ -26,7 +28,7 @@ const FULL_PATIENCE: Duration = Duration::from_millis(100);
 pub(super) struct Door {
     router: Router,
     places: Arc<Semaphore>,
-    /// Most time for the head of a request, and between two requests.
+    /// Most time for the head of a request, between two requests, and for the client to take a part of an answer.
     idle: Duration,
 }
 
@@ -67,7 +69,8 @@ impl Door {
             .timer(TokioTimer::new())
             .header_read_timeout(self.idle);
         let service = TowerToHyperService::new(self.router);
-        let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
+        let io = TokioIo::new(Patient::new(io, self.idle));
+        let mut connection = pin!(http.serve_connection(io, service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = until(stopped) => {

@@ -19,6 +19,7 @@ mod model;
 pub mod openapi;
 mod origin;
 mod panics;
+mod patience;
 mod reply;
 mod routes;
 mod slots;

@@ -2,6 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::{Duration, Instant};
+
+use super::budget::Load;
 use super::place::Place;
 use super::run::Worker;
 use super::slot::Task;
@@ -66,8 +69,20 @@ impl Worker {
         self.slots[index].task = Task::Embed(Box::new(embedding));
     }
 
-    /// Computes a part of the text that waits longest, no more than prompts may take of a step.
-    pub(super) fn embed(&mut self) {
+    /// Whether a step leaves prompts out because texts to embed have their turn: beside streams there is time for one
+    /// of both.
+    pub(super) fn embeds_now(&self) -> bool {
+        let is = |wanted: fn(&Task) -> bool| self.slots.iter().any(|slot| wanted(&slot.task));
+        let prompts = is(|task| matches!(task, Task::Prompt(_)));
+        is(|task| matches!(task, Task::Embed(_))) && (!prompts || self.turn % 2 == 1)
+    }
+
+    /// Computes a part of the text that waits longest. Streams that could wait this long when the step was `planned`
+    /// wait for both.
+    pub(super) fn embed(&mut self, time: Duration, planned: Instant) {
+        if self.n_choices() > 0 && !self.embeds_now() {
+            return;
+        }
         let waiting =
             (0..self.slots.len()).filter(|&i| matches!(self.slots[i].task, Task::Embed(_)));
         let Some(index) = waiting.min_by_key(|&i| self.slots[i].used) else {
@@ -76,7 +91,20 @@ impl Worker {
         let Task::Embed(mut embedding) = std::mem::take(&mut self.slots[index].task) else {
             return;
         };
-        match self.embed_part(index, &mut embedding) {
+        let load = Load {
+            streams: self.n_choices(),
+            depth: self.slots[index].n_past(),
+        };
+        let n = match load.streams {
+            0 => self.engine.config().n_ubatch as usize,
+            _ => self.embed_budget.tokens(load, time),
+        };
+        let computed = self.embed_part(index, &mut embedding, n);
+        if load.streams > 0 && computed.is_ok() {
+            let n = self.slots[index].n_past() - load.depth;
+            self.embed_budget.learn(load, n, planned.elapsed());
+        }
+        match computed {
             Ok(false) => self.slots[index].task = Task::Embed(embedding),
             Ok(true) => {
                 self.forget_slot(index);
@@ -91,11 +119,16 @@ impl Worker {
         }
     }
 
-    /// Gives whether the text is done.
-    fn embed_part(&mut self, index: usize, embedding: &mut Embedding) -> Result<bool, EngineError> {
+    /// Computes the next `n` tokens; gives whether the text is done.
+    fn embed_part(
+        &mut self,
+        index: usize,
+        embedding: &mut Embedding,
+        n: usize,
+    ) -> Result<bool, EngineError> {
         let slot = &mut self.slots[index];
         let (start, prompt) = (slot.n_past(), &embedding.request.prompt);
-        let end = (start + self.budget.tokens()).min(prompt.len());
+        let end = (start + n).min(prompt.len());
         let hidden = self
             .engine
             .hidden(slot.timeline.seq(), &prompt[start..end])?;

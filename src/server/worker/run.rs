@@ -5,17 +5,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::budget::Budget;
+use super::budget::{Budget, STEP_TIME};
 use super::cache::Cache;
 use super::choices::count_drafts;
 use super::files::Files;
 use super::job::Job;
 use super::queue::Waiting;
 use super::slot::{Slot, Task};
+use super::step::End;
 use super::{Loader, WorkerConfig};
 use crate::engine::sampling::VocabView;
 use crate::engine::speculation::{DraftType, Speculation, SpeculationParams};
@@ -39,8 +40,12 @@ pub(super) struct Worker {
     pub files: Files,
     pub speculation: SpeculationParams,
     pub budget: Budget,
+    /// The same for texts to embed, which are computed beside a step.
+    pub embed_budget: Budget,
+    /// States to be kept.
+    pub ends: Vec<End>,
     pub exact: bool,
-    /// Which prompt gets what does not divide evenly.
+    /// Counts steps: who gets what does not divide evenly.
     pub turn: usize,
     pub queue: VecDeque<Waiting>,
     pub next_job: u64,
@@ -110,6 +115,8 @@ impl Worker {
             files: Files::new(&engine),
             speculation: settings.speculation,
             budget: Budget::new(settings.prefill_budget, n_ubatch),
+            embed_budget: Budget::new(settings.prefill_budget, n_ubatch),
+            ends: Vec::new(),
             exact: settings.exact,
             turn: 0,
             queue: VecDeque::new(),
@@ -174,13 +181,22 @@ impl Worker {
         self.slots.iter().all(Slot::is_idle)
     }
 
-    /// One step and all that belongs to it.
+    /// One step and all that belongs to it. Streams get their tokens first; what is done after that, copies of states
+    /// say, takes from the time that the step may have.
     pub(super) fn advance(&mut self) {
         self.drop_cancelled();
+        let heard = Instant::now();
+        self.draw();
+        self.keep_ends();
         self.slot_commands();
         self.begin_waiting();
-        self.step();
-        self.embed();
+        // Prompts that were in memory as a whole have logits already.
+        self.draw();
+        let planned = Instant::now();
+        let time = STEP_TIME.saturating_sub(planned - heard);
+        self.turn = self.turn.wrapping_add(1);
+        self.step(time);
+        self.embed(time, planned);
     }
 
     /// Forgets requests whose clients have left.

@@ -3,9 +3,9 @@
 #![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::budget::shares;
+use super::budget::{Load, shares};
 use super::run::Worker;
 use super::slot::{Slot, Task};
 use crate::engine::EngineError;
@@ -21,29 +21,63 @@ struct Chunk {
     end: usize,
 }
 
+impl Chunk {
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+}
+
+/// A state that is to be kept as soon as streams have got their tokens.
+pub(super) struct End {
+    slot: usize,
+    /// Tokens it has seen.
+    n: usize,
+}
+
 impl Worker {
-    /// Draws tokens, computes one step, and takes note of what it gave.
-    pub(super) fn step(&mut self) {
-        self.draw();
-        let chunks = self.chunks();
-        let start = Instant::now();
+    /// Computes one step, for which streams can wait this long, and takes note of what it gave.
+    pub(super) fn step(&mut self, time: Duration) {
+        let (start, load) = (Instant::now(), self.load());
+        let chunks = self.chunks(load, time);
         let computed = self.compute(&chunks);
         match computed {
             Err(e) => self.fail_step(&chunks, &e),
             Ok(0) => return,
-            Ok(n_lanes) => self.count_step(&chunks, n_lanes, start),
+            Ok(n_lanes) => self.count_step(&chunks, n_lanes, start.elapsed()),
         }
         self.end_choices();
         for chunk in &chunks {
             self.end_chunk(chunk);
         }
+        let n_tokens = chunks.iter().map(Chunk::len).sum();
+        if n_tokens > 0 && load.streams > 0 {
+            self.budget.learn(load, n_tokens, start.elapsed());
+        }
     }
 
-    /// Draws the next token of every choice; ends those that are done.
-    fn draw(&mut self) {
+    /// Sequences that generate, and how deep the deepest prompt is.
+    fn load(&self) -> Load {
+        let deepest = |most: usize, slot: &Slot| match slot.task {
+            Task::Prompt(_) => most.max(slot.n_past()),
+            _ => most,
+        };
+        Load {
+            streams: self.n_choices(),
+            depth: self.slots.iter().fold(0, deepest),
+        }
+    }
+
+    /// Slots that generate.
+    pub(super) fn n_choices(&self) -> usize {
+        let choices = |slot: &&Slot| matches!(slot.task, Task::Choice(_));
+        self.slots.iter().filter(choices).count()
+    }
+
+    /// Draws the next token of every choice that has logits for it; ends those that are done.
+    pub(super) fn draw(&mut self) {
         let mut failed = Vec::new();
         for slot in &mut self.slots {
-            let Some(mut lane) = lane_of(slot) else {
+            let Some(mut lane) = lane_of(slot).filter(|lane| lane.work().is_none()) else {
                 continue;
             };
             if let Err(why) = guarded(|| lane.take(&self.engine)) {
@@ -61,16 +95,12 @@ impl Worker {
     }
 
     /// What each prompt computes in this step. While others generate, all prompts share the budget.
-    fn chunks(&mut self) -> Vec<Chunk> {
-        let n_choices = self
-            .slots
-            .iter()
-            .filter(|s| matches!(s.task, Task::Choice(_)))
-            .count();
-        let room = (self.engine.config().n_ubatch as usize).saturating_sub(n_choices);
-        let budget = match n_choices {
+    fn chunks(&mut self, load: Load, time: Duration) -> Vec<Chunk> {
+        let room = (self.engine.config().n_ubatch as usize).saturating_sub(load.streams);
+        let budget = match load.streams {
             0 => room,
-            _ => self.budget.tokens().min(room.max(1)),
+            _ if self.embeds_now() => 0,
+            _ => self.budget.tokens(load, time).min(room.max(1)),
         };
         let mut chunks = Vec::new();
         for (i, slot) in self.slots.iter().enumerate() {
@@ -88,11 +118,10 @@ impl Worker {
         }
         let wants: Vec<usize> = chunks.iter().map(|c| c.end - c.start).collect();
         let shares = shares(budget, &wants, self.turn);
-        self.turn = self.turn.wrapping_add(1);
         for (chunk, share) in chunks.iter_mut().zip(shares) {
             chunk.end = chunk.start + share;
         }
-        chunks.retain(|c| c.end > c.start);
+        chunks.retain(|c| c.len() > 0);
         chunks
     }
 
@@ -119,7 +148,7 @@ impl Worker {
         let n_lanes = work.len();
         for (chunk, timeline) in &prompts {
             let prompt = self.jobs[&chunk.job].request.prompt.as_slice();
-            let last = (chunk.end - chunk.start) as u32 - 1;
+            let last = chunk.len() as u32 - 1;
             work.push(Work {
                 seq: timeline.seq(),
                 tokens: &prompt[chunk.start..chunk.end],
@@ -142,7 +171,7 @@ impl Worker {
         drop(work);
         for (i, (chunk, timeline)) in prompts.into_iter().enumerate() {
             let prompt = self.jobs[&chunk.job].request.prompt.as_slice();
-            let last = (chunk.end - chunk.start) as u32 - 1;
+            let last = chunk.len() as u32 - 1;
             let logits = output.logits(n_lanes + i, last);
             timeline.extend(&prompt[chunk.start..chunk.end], logits);
         }
@@ -171,19 +200,18 @@ impl Worker {
         Ok(n_sequences)
     }
 
-    fn count_step(&mut self, chunks: &[Chunk], n_sequences: usize, start: Instant) {
-        let (metrics, time) = (self.status.metrics(), start.elapsed());
-        let seconds = time.as_secs_f64();
+    fn count_step(&mut self, chunks: &[Chunk], n_sequences: usize, time: Duration) {
+        let (metrics, seconds) = (self.status.metrics(), time.as_secs_f64());
         metrics.n_decode.inc();
         metrics.busy_slots.inc_by(n_sequences as u64);
-        let n_tokens: usize = chunks.iter().map(|c| c.end - c.start).sum();
+        let n_tokens: usize = chunks.iter().map(Chunk::len).sum();
+        tracing::trace!(sequences = n_sequences, prompts = n_tokens, ?time, "step");
         if n_tokens > 0 {
             metrics.prompt_tokens.inc_by(n_tokens as u64);
             metrics.prompt_seconds.inc_by(seconds);
             if n_sequences > chunks.len() {
                 metrics.prefill_stall.observe(seconds);
             }
-            self.budget.learn(n_tokens, time);
         }
     }
 
@@ -203,7 +231,7 @@ impl Worker {
         }
     }
 
-    /// Keeps the state where a message ends, and begins to generate where the prompt ends.
+    /// Sees to it that the state is kept where a message ends, and begins to generate where the prompt ends.
     fn end_chunk(&mut self, chunk: &Chunk) {
         let Task::Prompt(prompt) = &mut self.slots[chunk.slot].task else {
             return;
@@ -212,21 +240,37 @@ impl Worker {
             return;
         };
         let (cache, len) = (job.request.cache_prompt, job.request.prompt.len());
+        // Copies for other choices share what is kept by then.
+        let copied = job.request.n > 1;
         job.report(chunk.end);
         let stop = prompt.stops.first() == Some(&chunk.end);
         if stop {
             prompt.stops.remove(0);
         }
         let done = chunk.end == len;
-        if (stop || done)
-            && cache
-            && let Err(e) = self.keep_state(chunk.slot)
-        {
-            let why = RequestError::Internal(e.to_string());
-            return self.fail_job(chunk.job, why);
+        if (stop || done) && cache {
+            let (slot, n) = (chunk.slot, chunk.end);
+            self.ends.push(End { slot, n });
         }
         if done {
+            if copied {
+                self.keep_ends();
+            }
             self.end_prompt(chunk.slot);
+        }
+    }
+
+    /// Keeps the states that the latest step came to.
+    pub(super) fn keep_ends(&mut self) {
+        for End { slot, n } in std::mem::take(&mut self.ends) {
+            // Whoever failed meanwhile has none.
+            if self.slots[slot].n_past() != n {
+                continue;
+            }
+            if let Err(e) = self.keep_state(slot) {
+                // What is not kept will be computed again.
+                tracing::error!(slot, %e, "the state after a message cannot be kept");
+            }
         }
     }
 }
@@ -267,11 +311,11 @@ mod tests {
     use crate::engine::speculation::SpeculationParams;
     use crate::gguf::Gguf;
     use crate::model::{LoadOptions, Model};
-    use crate::server::protocol::{Command, Event, Generate, Scope};
+    use crate::server::protocol::{Command, Embed, Event, Generate, Scope};
     use crate::server::status::Status;
     use crate::server::worker::WorkerConfig;
 
-    fn worker() -> Worker {
+    fn worker(n_slots: u32) -> Worker {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let gguf = Gguf::open(&root.join("tests/models/tiny-ling-IQ4_NL.gguf"));
         let gguf = Arc::new(gguf.expect("demo model"));
@@ -280,8 +324,8 @@ mod tests {
             load: Box::new(|_| Err(String::new())),
             alias: None,
             engine: EngineConfig {
-                n_ctx: 512,
-                n_seq: 2,
+                n_ctx: 512 * n_slots,
+                n_seq: n_slots,
                 n_threads: 1,
                 n_threads_batch: 1,
                 ..EngineConfig::default()
@@ -297,7 +341,7 @@ mod tests {
         Worker::new(&model.expect("loads"), config, &status).expect("starts")
     }
 
-    fn ask(worker: &mut Worker, prompt: Vec<u32>) -> mpsc::UnboundedReceiver<Event> {
+    fn ask(worker: &mut Worker, prompt: Vec<u32>, n: u32) -> mpsc::UnboundedReceiver<Event> {
         let (events, receiver) = mpsc::unbounded_channel();
         worker.accept(Command::Generate(Box::new(Generate {
             id: "test".to_owned(),
@@ -310,7 +354,7 @@ mod tests {
                 ..SamplingParams::default()
             },
             n: 1,
-            n_predict: Some(6),
+            n_predict: Some(n),
             stop: Vec::new(),
             special: false,
             constrainer: None,
@@ -340,13 +384,13 @@ mod tests {
 
     #[test]
     fn a_failed_step_fails_its_requests_and_the_next_ones_are_served() {
-        let mut worker = worker();
-        let mut expected = ask(&mut worker, vec![3, 4, 5]);
+        let mut worker = worker(2);
+        let mut expected = ask(&mut worker, vec![3, 4, 5], 6);
         (0..12).for_each(|_| worker.advance());
         let expected = tokens(&mut expected).0;
         assert_eq!(expected.len(), 6);
-        let mut first = ask(&mut worker, vec![3, 4, 5]);
-        let mut second = ask(&mut worker, vec![7, 8]);
+        let mut first = ask(&mut worker, vec![3, 4, 5], 6);
+        let mut second = ask(&mut worker, vec![7, 8], 6);
         (0..3).for_each(|_| worker.advance());
         worker.fail_step(&[], &EngineError::Empty);
         for receiver in [&mut first, &mut second] {
@@ -356,8 +400,56 @@ mod tests {
         }
         assert!(worker.jobs.is_empty());
         assert!(worker.slots.iter().all(|s| s.is_idle() && s.n_past() == 0));
-        let mut again = ask(&mut worker, vec![3, 4, 5]);
+        let mut again = ask(&mut worker, vec![3, 4, 5], 6);
         (0..12).for_each(|_| worker.advance());
         assert_eq!(tokens(&mut again), (expected, None));
+    }
+
+    #[test]
+    fn streams_wait_for_a_prompt_or_a_text_to_embed_but_not_for_both() {
+        let mut worker = worker(3);
+        let mut stream = ask(&mut worker, vec![3, 4, 5], 60);
+        (0..3).for_each(|_| worker.advance());
+        let _prompt = ask(&mut worker, (0..400).map(|i| 300 + i).collect(), 6);
+        let (reply, mut embedded) = tokio::sync::oneshot::channel();
+        worker.accept(Command::Embed(Box::new(Embed {
+            id: "text".to_owned(),
+            prompt: (0..400).map(|i| 700 + i).collect(),
+            reply,
+        })));
+        let done = |worker: &Worker| worker.slots.iter().map(Slot::n_past).collect::<Vec<_>>();
+        let (mut turns, mut before) = ([0, 0], vec![0; 3]);
+        while embedded.try_recv().is_err() || worker.n_choices() < 2 {
+            worker.advance();
+            let now = done(&worker);
+            let moved = |slot: usize| now[slot] > before[slot];
+            assert!(!(moved(1) && moved(2)), "{before:?} {now:?}");
+            (1..3).for_each(|slot| turns[slot - 1] += usize::from(moved(slot)));
+            before = now;
+            assert!(turns[0] + turns[1] < 60, "they come to an end");
+        }
+        assert!(turns.iter().all(|&n| n > 1), "in turn: {turns:?}");
+        let (some, failed) = tokens(&mut stream);
+        assert!(failed.is_none() && some.len() > turns[0] + turns[1]);
+    }
+
+    #[test]
+    fn a_state_is_kept_after_streams_got_their_tokens() {
+        let mut worker = worker(2);
+        let mut first = ask(&mut worker, vec![3, 4, 5], 1);
+        worker.advance();
+        assert_eq!((worker.ends.len(), worker.slots[0].states.len()), (1, 0));
+        assert!(tokens(&mut first).0.is_empty());
+        worker.advance();
+        assert_eq!((worker.ends.len(), worker.slots[0].states.len()), (0, 1));
+        assert_eq!(tokens(&mut first).0.len(), 1);
+        // One that failed between keeps nothing of what it lost.
+        let _second = ask(&mut worker, vec![7, 8, 9], 1);
+        worker.advance();
+        assert_eq!(worker.ends.len(), 1);
+        worker.fail_step(&[], &EngineError::Empty);
+        worker.advance();
+        assert!(worker.ends.is_empty() && worker.jobs.is_empty());
+        assert!(worker.slots[1].states.is_empty());
     }
 }
