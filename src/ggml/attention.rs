@@ -6,7 +6,7 @@ use ggml_sys as sys;
 
 use super::graph::{Builder, Tensor, dtype_of};
 use super::ops::{contiguous, dense_rows, ensure, is};
-use super::products::{Raw, is_host};
+use super::products::{Raw, is_host, share};
 use super::{DType, GraphError};
 use crate::kernels::attention::{
     self, Attention, CHUNK, Stored, Vectors, Way, attend, attend_parts, join_parts,
@@ -189,10 +189,7 @@ unsafe fn work(
     // SAFETY: the caller's word.
     unsafe {
         let to = &*to;
-        let share = Share {
-            index: index as usize,
-            of: of as usize,
-        };
+        let share = share(index, of);
         (
             attention_of(&to.src[..4], info.addr()),
             to.data.cast(),

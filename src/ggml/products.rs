@@ -12,7 +12,9 @@ use super::graph::{Builder, Tensor};
 use super::ops::{contiguous, ensure, is};
 use super::store::set_name;
 use super::{DType, GraphError};
-use crate::kernels::{self, Columns, Experts, Format, Isa, Layout, Record, Rounding, Rows, Share};
+use crate::kernels::{
+    self, Columns, Experts, Format, Isa, Layout, Lists, Record, Rounding, Rows, Share,
+};
 
 type Result<T> = std::result::Result<T, GraphError>;
 pub(super) type Raw = *mut sys::ggml_tensor;
@@ -131,6 +133,33 @@ impl<'g> Builder<'g> {
             &mut sources,
             product_node,
             Ask::new(w.format, rounding).0,
+        )
+    }
+
+    /// `silu(gate x) * (up x)`: `{rows, columns}`.
+    pub fn swiglu_product(
+        &self,
+        gate: Matrix<'g>,
+        up: Matrix<'g>,
+        x: Quantized<'g>,
+        rounding: Rounding,
+    ) -> Result<Tensor<'g>> {
+        const OP: &str = "swiglu_product";
+        self.ensure_fits(OP, gate, x)?;
+        ensure(
+            gate.is_like(&up) && gate.experts() == 1,
+            OP,
+            "gate and up are alike, one matrix each",
+            &[gate.tensor, up.tensor],
+        )?;
+        let mut sources = [gate.tensor, x.records, up.tensor].map(|t| t.raw.as_ptr());
+        let ne = [gate.rows(), x.columns, 1, 1];
+        self.node(
+            "PRODUCT_SWIGLU",
+            (DType::F32, ne),
+            &mut sources,
+            swiglu_product_node,
+            Ask::new(gate.format, rounding).0,
         )
     }
 
@@ -399,10 +428,7 @@ impl<'t> Work<'t> {
         Some(Self {
             // SAFETY: the caller's word.
             to: unsafe { &*to },
-            share: Share {
-                index: index as usize,
-                of: of as usize,
-            },
+            share: share(index, of),
             ask: Ask(ask.addr()),
             isa: kernels::best()?,
         })
@@ -475,6 +501,30 @@ impl<'t> Work<'t> {
     }
 }
 
+pub(super) fn share(index: c_int, of: c_int) -> Share {
+    Share {
+        index: index as usize,
+        of: of as usize,
+    }
+}
+
+/// A contiguous tensor's rows of `n` numbers, which its type is as large as.
+pub(super) fn lists<T>(x: &sys::ggml_tensor, n: i64) -> Lists<T> {
+    Lists {
+        data: x.data.cast(),
+        n: n as usize,
+    }
+}
+
+/// The numbers of a vector.
+///
+/// # Safety
+/// It is F32 and contiguous, and nobody writes it.
+pub(super) unsafe fn numbers(x: &sys::ggml_tensor) -> &[f32] {
+    // SAFETY: the caller's word.
+    unsafe { std::slice::from_raw_parts(x.data.cast_const().cast(), x.ne[0] as usize) }
+}
+
 /// Records are aligned inside the bytes that hold them, which have room for it.
 fn first_record(x: &sys::ggml_tensor) -> *mut Record {
     let bytes: *mut u8 = x.data.cast();
@@ -510,8 +560,7 @@ unsafe extern "C" fn rotate_node(to: Raw, index: c_int, of: c_int, ask: *mut std
             return;
         };
         let (x, signs) = (work.source(0), work.source(1));
-        let signs =
-            std::slice::from_raw_parts(signs.data.cast_const().cast(), signs.ne[0] as usize);
+        let signs = numbers(signs);
         let n = (x.ne[1] * x.ne[2]) as usize;
         work.isa.rotate_and_quantize(
             signs,
@@ -532,6 +581,25 @@ unsafe extern "C" fn product_node(to: Raw, index: c_int, of: c_int, ask: *mut st
         let rows = work.rows(0);
         work.isa
             .linear(&rows, &work.columns(&rows), work.out(), work.share);
+    }
+}
+
+unsafe extern "C" fn swiglu_product_node(
+    to: Raw,
+    index: c_int,
+    of: c_int,
+    ask: *mut std::ffi::c_void,
+) {
+    // SAFETY: as above.
+    unsafe {
+        let Some(work) = Work::new(to, index, of, ask) else {
+            return;
+        };
+        let (gate, up) = (work.rows(0), work.rows(2));
+        let columns = work.columns(&gate);
+        let all = Experts::single(columns.n);
+        work.isa
+            .swiglu_experts(&gate, &up, &all, &columns, work.out(), work.share);
     }
 }
 

@@ -6,9 +6,9 @@ use ggml_sys as sys;
 
 use super::graph::{Builder, Tensor};
 use super::ops::{contiguous, ensure, is};
-use super::products::{Raw, is_host};
+use super::products::{Raw, is_host, share};
 use super::{DType, GraphError};
-use crate::kernels::{self, Heads, Scan, Share};
+use crate::kernels::{self, Heads, Scan};
 
 type Result<T> = std::result::Result<T, GraphError>;
 
@@ -121,10 +121,7 @@ unsafe extern "C" fn scan_node(to: Raw, index: c_int, of: c_int, _: *mut c_void)
             to: into.data.cast_const().cast(),
             out: (*to).data.cast(),
         };
-        let share = Share {
-            index: index as usize,
-            of: of as usize,
-        };
+        let share = share(index, of);
         kernels::scan(&scan, share);
     }
 }

@@ -7,6 +7,11 @@
 //! Queries that look at the same keys, several heads of several tokens, are rows of one matrix, in blocks of
 //! [`BLOCK_ROWS`].
 
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "no kernel asks")
+)]
+
 use std::cell::RefCell;
 use std::ops::Range;
 

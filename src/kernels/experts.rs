@@ -20,6 +20,19 @@ pub struct Experts {
 }
 
 impl Experts {
+    /// One matrix that all tokens go to.
+    pub fn single(n_tokens: usize) -> Self {
+        static FIRST: i32 = 0;
+        Self {
+            n_expert: 1,
+            n_used: 1,
+            n_tokens,
+            ids: &FIRST,
+            ids_stride: 0,
+            expert_stride: 0,
+        }
+    }
+
     /// The rows of one expert, by those of the first.
     pub(super) fn rows(&self, first: &Rows, expert: usize) -> Rows {
         Rows {

@@ -7,6 +7,8 @@ use super::activation::Order;
 use super::panel::Panel;
 use super::{Layout, Record, Rows};
 
+type NormOfThree = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
+
 /// Kernels for one kind of machine. Its functions may be called where [`Isa::is_available`].
 #[derive(Debug)]
 pub struct Isa {
@@ -33,6 +35,10 @@ pub struct Isa {
     pub(super) rotate: unsafe fn(&mut [f32], &[f32]),
     /// `gate = silu(gate) * up`.
     pub(super) swiglu: unsafe fn(&mut [f32], &[f32]),
+    /// `x = e^x`.
+    pub(super) exponentials: unsafe fn(&mut [f32]),
+    /// `gated_norm(y, w, gate, eps, out)`: `out = y / rms(y) * w * sigmoid(gate)`.
+    pub(super) gated_norm: NormOfThree,
 }
 
 impl Isa {

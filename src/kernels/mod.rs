@@ -29,12 +29,15 @@ mod few;
 mod format;
 mod isa;
 mod levels;
+mod lists;
 mod matmul;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod norm;
 mod panel;
 mod prefetch;
 mod prepare;
+mod router;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -43,7 +46,10 @@ pub use activation::{Layout, RECORD_WEIGHTS, Record, quantize_bytes, records_per
 pub use experts::Experts;
 pub use format::{Format, Rows};
 pub use isa::{Isa, all, available, best};
+pub use lists::Lists;
 pub use matmul::{Columns, Rounding, Share};
+pub use norm::GatedNorm;
+pub use router::{Choice, MIN_WEIGHT_SUM, SCORE_BOUND, Weighing};
 pub use scan::{Heads, Scan, scan};
 
 /// Up to this many columns are few: unpacking would cost more than it saves.

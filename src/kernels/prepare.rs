@@ -59,6 +59,35 @@ pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// `x = e^x`, number by number.
+#[inline(always)]
+pub fn exponentials(x: &mut [f32]) {
+    for x in x {
+        *x = exp(*x);
+    }
+}
+
+/// Numbers that sums are kept apart for.
+const LANES: usize = 32;
+
+/// `out = y / rms(y) * w / (1 + exp(-gate))`, all equally long; `eps` goes to the mean of squares.
+#[inline(always)]
+pub fn gated_norm(y: &[f32], w: &[f32], gate: &[f32], eps: f32, out: &mut [f32]) {
+    let mut sums = [0.0; LANES];
+    let (whole, rest) = y.as_chunks::<LANES>();
+    for y in whole {
+        for (sum, y) in sums.iter_mut().zip(y) {
+            *sum += y * y;
+        }
+    }
+    let rest: f32 = rest.iter().map(|y| y * y).sum();
+    let mean = (sums.iter().sum::<f32>() + rest) / y.len() as f32;
+    let scale = 1.0 / (mean + eps).sqrt();
+    for (((out, y), w), gate) in out.iter_mut().zip(y).zip(w).zip(gate) {
+        *out = y * scale * w / (1.0 + exp(-gate));
+    }
+}
+
 /// `e^x` to 1e-7 of its value: a power of two times a polynomial (Cephes' coefficients) on half a binary order of magnitude.
 #[inline(always)]
 fn exp(x: f32) -> f32 {

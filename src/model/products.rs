@@ -31,11 +31,13 @@ impl<'g> Step<'g, '_> {
 
     /// As [`Self::matrix`], of a weight or part of one.
     pub(super) fn matrix_of(&self, w: Tensor<'g>, planes: bool) -> Option<Matrix<'g>> {
+        self.wants_own().then(|| Matrix::new(w, planes)).flatten()
+    }
+
+    /// Whether our own kernels are to compute what they can of this step on the CPU.
+    pub fn wants_own(&self) -> bool {
         let for_gpu = self.weights().has_gpu() && self.n_tokens() >= WORTH_A_GPU;
-        if !self.own_kernels() || for_gpu {
-            return None;
-        }
-        Matrix::new(w, planes)
+        self.own_kernels() && !for_gpu
     }
 
     /// `x` for matrices that want `layout`; `signs` are those of the rotation in front of planes.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use oxling::gguf::{GgmlType, Metadata, Shape, TensorPlan, Writer, WriterOptions};
+use rayon::prelude::*;
 
 /// Hyper-parameters of a random model.
 #[derive(Debug, Clone)]
@@ -426,15 +427,20 @@ impl RandomModel {
         let writer = Writer::create(path, self.metadata(), plans, &WriterOptions::default())
             .expect("creates");
         for (i, (name, shape)) in shapes.iter().enumerate() {
-            let mut bytes = Vec::new();
-            let mut values = self.values(name, shape);
-            let n_rows = values.len() / shape[0];
-            if matches!(self.name, "bench" | "flash") {
-                values.truncate(n_rows.min(DIFFERENT_ROWS) * shape[0]);
-            }
+            let n_rows = shape[1..].iter().product();
+            let values = if matches!(self.name, "bench" | "flash") {
+                self.values(name, &[shape[0], DIFFERENT_ROWS.min(n_rows)])
+            } else {
+                self.values(name, shape)
+            };
             let ty = self.type_of(name, shape);
-            oxling::ggml::quantize(ty, &values, shape[0] as u64, None, &mut bytes)
-                .expect("encodes");
+            let parts = values.par_chunks(shape[0] * ROWS_TOGETHER).map(|rows| {
+                let mut bytes = Vec::new();
+                oxling::ggml::quantize(ty, rows, shape[0] as u64, None, &mut bytes)
+                    .expect("encodes");
+                bytes
+            });
+            let bytes = parts.collect::<Vec<_>>().concat();
             let row = bytes.len() / (values.len() / shape[0]);
             let bytes: Vec<u8> = bytes.iter().copied().cycle().take(n_rows * row).collect();
             writer.write_tensor(i, &bytes).expect("writes");
@@ -443,8 +449,11 @@ impl RandomModel {
     }
 }
 
+/// Rows that one thread encodes together.
+const ROWS_TOGETHER: usize = 64;
+
 /// Rows that a model to measure speed with encodes of each tensor, which takes long; they repeat.
-const DIFFERENT_ROWS: usize = 2048;
+const DIFFERENT_ROWS: usize = 256;
 
 /// One token per byte, control tokens, and fillers up to `n`; no merges.
 fn vocabulary(md: &mut Metadata, n: usize) {

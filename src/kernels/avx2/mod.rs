@@ -28,6 +28,8 @@ pub static PLAIN: Isa = Isa {
     fill_records: prepare::fill_records,
     rotate: prepare::rotate,
     swiglu: prepare::swiglu,
+    exponentials: prepare::exponentials,
+    gated_norm: prepare::gated_norm,
 };
 
 /// With the dot product for many columns: Alder Lake on.

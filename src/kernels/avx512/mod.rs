@@ -26,6 +26,8 @@ pub static ISA: Isa = Isa {
     fill_records: prepare::fill_records,
     rotate: prepare::rotate,
     swiglu: prepare::swiglu,
+    exponentials: prepare::exponentials,
+    gated_norm: prepare::gated_norm,
 };
 
 fn available() -> bool {

@@ -29,6 +29,8 @@ pub static DOT: Isa = Isa {
     fill_records: prepare::fill_records,
     rotate: prepare::rotate,
     swiglu: prepare::swiglu,
+    exponentials: prepare::exponentials,
+    gated_norm: prepare::gated_norm,
 };
 
 /// With products of matrices for many columns.

@@ -35,7 +35,7 @@ impl SwiGlu {
 
 impl FeedForward for SwiGlu {
     fn build<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
-        let hidden = s.g().swiglu(self.gate.build(s, x)?, self.up.build(s, x)?)?;
+        let hidden = Linear::swiglu(&self.gate, &self.up, s, x)?;
         self.down.build(s, hidden)
     }
 }

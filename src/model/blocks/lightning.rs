@@ -149,17 +149,34 @@ impl Mixer for Lightning {
             s.weight(self.decay)?,
         )?;
 
-        // The factor d^-1/2 on q scales y; the norm cancels it but for its epsilon, which takes it up instead.
-        let eps = p.group_eps * p.head_dim as f32;
-        let groups = i64::from(p.norm_groups);
-        let y = g.rms_norm(g.reshape(y, &[d * heads / groups, groups, n])?, eps)?;
-        let y = g.mul(g.reshape(y, &[d * heads, n])?, s.weight(self.out_norm)?)?;
-        let gate = g.sigmoid(s.linear(self.gate, x)?)?;
-        s.linear(self.out, g.mul(y, gate)?)
+        let gate = s.linear(self.gate, x)?;
+        s.linear(self.out, self.norm_and_gate(s, y, gate)?)
     }
 
     fn remember<'g>(&self, s: &Step<'g, '_>, x: Tensor<'g>) -> Result<(), GraphError> {
         self.build(s, x, Mask::Causal).map(drop)
+    }
+}
+
+impl Lightning {
+    /// `y` normed by groups of channels, times `sigmoid(gate)`: `{width, tokens}` all.
+    fn norm_and_gate<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        y: Tensor<'g>,
+        gate: Tensor<'g>,
+    ) -> Result<Tensor<'g>, GraphError> {
+        let (g, p, n) = (s.g(), &self.params, s.n_tokens());
+        let w = s.weight(self.out_norm)?;
+        // The factor d^-1/2 on q scales y; the norm cancels it but for its epsilon, which takes it up instead.
+        let eps = p.group_eps * p.head_dim as f32;
+        if s.wants_own() && g.can_norm(w) {
+            return g.gated_norm(g.dense(y)?, w, gate, p.norm_groups, eps);
+        }
+        let (width, groups) = (y.ne()[0], i64::from(p.norm_groups));
+        let y = g.rms_norm(g.reshape(y, &[width / groups, groups, n])?, eps)?;
+        let y = g.mul(g.reshape(y, &[width, n])?, w)?;
+        g.mul(y, g.sigmoid(gate)?)
     }
 }
 

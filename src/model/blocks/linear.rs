@@ -1,6 +1,6 @@
 //! A matrix with an optional bias.
 
-use crate::ggml::{GraphError, Tensor};
+use crate::ggml::{GraphError, Matrix, Tensor};
 use crate::model::loader::{Loader, Part, Role, WeightId};
 use crate::model::step::Step;
 
@@ -26,6 +26,30 @@ impl Linear {
         match self.bias {
             Some(bias) => s.g().add(out, s.weight(bias)?),
             None => Ok(out),
+        }
+    }
+
+    /// `silu(gate x) * (up x)`, each with its bias.
+    pub fn swiglu<'g>(
+        gate: &Self,
+        up: &Self,
+        s: &Step<'g, '_>,
+        x: Tensor<'g>,
+    ) -> Result<Tensor<'g>, GraphError> {
+        if let (Some(g), Some(u)) = (gate.own(s)?, up.own(s)?)
+            && g.is_like(&u)
+        {
+            let x = s.quantized(x, g.layout(), None)?;
+            return s.g().swiglu_product(g, u, x, s.rounding());
+        }
+        s.g().swiglu(gate.build(s, x)?, up.build(s, x)?)
+    }
+
+    /// The matrix, if our own kernels compute its products and it is all there is.
+    fn own<'g>(&self, s: &Step<'g, '_>) -> Result<Option<Matrix<'g>>, GraphError> {
+        match self.bias {
+            Some(_) => Ok(None),
+            None => s.matrix(self.weight, false),
         }
     }
 }

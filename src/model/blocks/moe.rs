@@ -9,14 +9,9 @@ use super::decoder::FeedForward;
 use super::experts::ExpertMatrix;
 use super::ffn::SwiGlu;
 use crate::ggml::{GraphError, Tensor};
+use crate::kernels::{Choice, MIN_WEIGHT_SUM, SCORE_BOUND, Weighing};
 use crate::model::loader::{Loader, Part, Role, WeightId};
 use crate::model::step::Step;
-
-/// Lower bound of the sum of chosen weights: the smallest normal F16, as llama.cpp has it.
-const MIN_WEIGHT_SUM: f32 = 6.103_515_6e-5;
-
-/// Bound on selection scores: keeps NaN of a broken file out of the sort, whose order it would break.
-const SCORE_BOUND: f32 = 1e30;
 
 /// How a router turns its products into scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,12 +124,16 @@ impl FeedForward for Moe {
         let (g, p) = (s.g(), &self.params);
         let (n_embd, n) = (i64::from(p.n_embd), x.ne()[1]);
         let scores = s.linear(self.router, x)?;
-        let probs = match p.gating {
-            Gating::Sigmoid => g.sigmoid(scores)?,
-            Gating::Softmax => g.soft_max(scores, None, 1.0)?,
+        let (chosen, weights) = if s.wants_own() && g.can_route(s.weight(self.router)?) {
+            self.route(s, scores)?
+        } else {
+            let probs = match p.gating {
+                Gating::Sigmoid => g.sigmoid(scores)?,
+                Gating::Softmax => g.soft_max(scores, None, 1.0)?,
+            };
+            let chosen = self.choose(s, probs)?;
+            (chosen, self.weigh(s, probs, chosen)?)
         };
-        let chosen = self.choose(s, probs)?;
-        let weights = self.weigh(s, probs, chosen)?;
 
         let columns = g.reshape(x, &[n_embd, 1, n])?;
         let hidden = ExpertMatrix::swiglu(&self.gate, &self.up, s, columns, chosen)?;
@@ -148,6 +147,29 @@ impl FeedForward for Moe {
 }
 
 impl Moe {
+    /// What `choose` and `weigh` give, by our own kernel.
+    fn route<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        scores: Tensor<'g>,
+    ) -> Result<(Tensor<'g>, Tensor<'g>), GraphError> {
+        let (g, p) = (s.g(), &self.params);
+        let softmax = p.gating == Gating::Softmax;
+        let bias = self.bias.map(|bias| s.weight(bias)).transpose()?;
+        let choice = Choice {
+            softmax,
+            n_group: p.n_group as usize,
+            n_group_used: p.n_group_used as usize,
+        };
+        let weighing = Weighing {
+            softmax,
+            normalise: p.normalise,
+            scale: p.scale,
+        };
+        let chosen = g.choose_experts(scores, bias, p.n_used as usize, choice)?;
+        Ok((chosen, g.weigh_experts(scores, chosen, weighing)?))
+    }
+
     /// The experts of each token: I32 `{n_used, tokens}`.
     fn choose<'g>(&self, s: &Step<'g, '_>, probs: Tensor<'g>) -> Result<Tensor<'g>, GraphError> {
         let (g, p) = (s.g(), &self.params);
