@@ -24,31 +24,34 @@ const EXPERTS: (u64, u64) = (64, 8);
 struct Kind {
     name: &'static str,
     ty: DType,
+    /// Where a block has its numbers of 16 bits.
+    scales: &'static [usize],
     planes: bool,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 7] = [
+    Kind::new("iq4_nl", DType::IQ4_NL, &[0]),
+    Kind::new("q4_0", DType::Q4_0, &[0]),
+    Kind::new("q8_0", DType::Q8_0, &[0]),
+    Kind::new("q4_k", DType::Q4_K, &[0, 2]),
+    Kind::new("q5_k", DType::Q5_K, &[0, 2]),
+    Kind::new("q6_k", DType::Q6_K, &[208]),
     Kind {
-        name: "iq4_nl",
-        ty: DType::IQ4_NL,
-        planes: false,
-    },
-    Kind {
-        name: "q4_0",
-        ty: DType::Q4_0,
-        planes: false,
-    },
-    Kind {
-        name: "q8_0",
-        ty: DType::Q8_0,
-        planes: false,
-    },
-    Kind {
-        name: "planes",
-        ty: DType::Q1_0,
         planes: true,
+        ..Kind::new("planes", DType::Q1_0, &[0])
     },
 ];
+
+impl Kind {
+    const fn new(name: &'static str, ty: DType, scales: &'static [usize]) -> Self {
+        Self {
+            name,
+            ty,
+            scales,
+            planes: false,
+        }
+    }
+}
 
 /// A graph that is computed again and again.
 struct Work {
@@ -98,6 +101,7 @@ fn work(kind: &Kind, n: u64, own: bool, experts: bool) -> Result<Work, Box<dyn s
     let weights = blocks(
         bytes,
         bytes / (stored * ROWS * each / kind.ty.block_size()) as usize,
+        kind.scales,
     );
     for id in &ids {
         store.write(*id, 0, &weights)?;
@@ -157,11 +161,13 @@ fn work(kind: &Kind, n: u64, own: bool, experts: bool) -> Result<Work, Box<dyn s
     })
 }
 
-/// Blocks with a scale of 0.01 and any codes.
-fn blocks(bytes: usize, block: usize) -> Vec<u8> {
+/// Blocks with scales of 0.01 and any codes.
+fn blocks(bytes: usize, block: usize, scales: &[usize]) -> Vec<u8> {
     let mut out: Vec<u8> = (0..bytes).map(|i| (i * 31 % 251) as u8).collect();
     for block in out.chunks_exact_mut(block) {
-        block[..2].copy_from_slice(&f16::from_f32(0.01).to_le_bytes());
+        for at in scales {
+            block[*at..at + 2].copy_from_slice(&f16::from_f32(0.01).to_le_bytes());
+        }
     }
     out
 }

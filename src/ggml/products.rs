@@ -42,6 +42,9 @@ impl<'g> Matrix<'g> {
             (DType::IQ4_NL, false) => Format::Iq4Nl,
             (DType::Q4_0, false) => Format::Q4_0,
             (DType::Q8_0, false) => Format::Q8_0,
+            (DType::Q4_K, false) => Format::Q4K,
+            (DType::Q5_K, false) => Format::Q5K,
+            (DType::Q6_K, false) => Format::Q6K,
             (DType::Q1_0, true) => Format::Planes,
             _ => return None,
         };
@@ -374,10 +377,8 @@ fn quantized<'g>(records: Tensor<'g>, layout: Layout, x: Tensor<'g>) -> Quantize
 struct Ask(usize);
 
 impl Ask {
-    const FORMATS: [Format; 4] = [Format::Iq4Nl, Format::Q4_0, Format::Q8_0, Format::Planes];
-
     fn new(format: Format, rounding: Rounding) -> Self {
-        let index = Self::FORMATS
+        let index = Format::ALL
             .iter()
             .position(|f| *f == format)
             .unwrap_or_default();
@@ -389,7 +390,7 @@ impl Ask {
     }
 
     fn format(self) -> Format {
-        Self::FORMATS[(self.0 - 1) % 16 % Self::FORMATS.len()]
+        Format::ALL[(self.0 - 1) % 16 % Format::ALL.len()]
     }
 
     fn rounding(self) -> Rounding {

@@ -36,10 +36,12 @@ pub struct Record {
     pub init: [i32; 16],
     /// Scale of each block of 32: an activation is `q * scale`.
     pub scales: [f32; 4],
+    /// What the activations of each block add up to, less its sign. Only in [`Layout::Blocks`].
+    pub totals: [f32; 4],
     /// `-128` times the sum of `q` in each block of 32; in [`Layout::Whole`] the first is the sum of all.
     pub sums: [i32; 4],
-    /// Whole cache lines.
-    _pad: [u32; 8],
+    /// The same for the first half of each block.
+    pub first_sums: [i32; 4],
 }
 
 impl Record {
@@ -48,9 +50,26 @@ impl Record {
         q: [0; RECORD_WEIGHTS],
         init: [0; 16],
         scales: [0.0; 4],
+        totals: [0.0; 4],
         sums: [0; 4],
-        _pad: [0; 8],
+        first_sums: [0; 4],
     };
+
+    /// `-128` times the sum of `q` in group `g` of `G`: the whole record, its blocks, or first halves of blocks, then second ones.
+    #[cfg_attr(
+        target_arch = "aarch64",
+        allow(dead_code, reason = "signed bytes need none")
+    )]
+    #[inline(always)]
+    pub(super) fn sum<const G: usize>(&self, g: usize) -> i32 {
+        if G < 8 {
+            self.sums[g]
+        } else if g < 4 {
+            self.first_sums[g]
+        } else {
+            self.sums[g - 4] - self.first_sums[g - 4]
+        }
+    }
 
     /// The activation at `index` of 0 to 127, as the kernels see it.
     #[cfg(test)]
@@ -87,25 +106,27 @@ impl Record {
                 *s = scale;
             }
         }
-        self.sum(layout);
+        self.add_up(layout);
     }
 
     #[inline(always)]
-    fn sum(&mut self, layout: Layout) {
-        let lane = |i: usize| {
-            let four = |at: usize| {
-                self.q[at..at + 4]
-                    .iter()
-                    .map(|&q| i32::from(q))
-                    .sum::<i32>()
-            };
-            -128 * (four(4 * i) + four(64 + 4 * i))
+    fn add_up(&mut self, layout: Layout) {
+        let four = |i: usize| {
+            let four = &self.q[4 * i..4 * i + 4];
+            -128 * four.iter().map(|&q| i32::from(q)).sum::<i32>()
         };
-        self.init = std::array::from_fn(lane);
-        self.sums = match layout {
-            Layout::Blocks => std::array::from_fn(|b| self.init[4 * b..4 * b + 4].iter().sum()),
-            Layout::Whole => [self.init.iter().sum(), 0, 0, 0],
+        let first: [i32; 16] = std::array::from_fn(four);
+        self.init = std::array::from_fn(|i| first[i] + four(16 + i));
+        if layout == Layout::Whole {
+            self.sums = [self.init.iter().sum(), 0, 0, 0];
+            return;
+        }
+        let by_block = |lanes: &[i32; 16]| -> [i32; 4] {
+            std::array::from_fn(|b| lanes[4 * b..4 * b + 4].iter().sum())
         };
+        self.sums = by_block(&self.init);
+        self.first_sums = by_block(&first);
+        self.totals = std::array::from_fn(|b| self.scales[b] * (self.sums[b] as f32 / 128.0));
     }
 }
 

@@ -11,13 +11,15 @@ use std::ops::Range;
 
 use super::levels::Levels;
 use super::prefetch;
-use super::{Format, RECORD_WEIGHTS, Record, Rows};
+use super::{Format, RECORD_WEIGHTS, Record, Rows, Scaling};
 
 /// How far ahead of the weights in use the next ones are asked for, where rows ask for their own.
 const AHEAD: usize = 384;
 
 /// Rows of a strip.
 const STRIP: usize = 4;
+/// The same where weights have more than one scale: the rest of what the registers must hold.
+const SHORT_STRIP: usize = 2;
 
 /// Bytes of a line of the caches.
 const LINE: usize = 64;
@@ -122,7 +124,14 @@ pub unsafe fn dot<K: Few>(
         let levels = levels.as_ref();
         match columns {
             [column] if levels.is_none() => streams::<K>(rows, range, *column, out),
-            _ => strips::<K>(rows, levels, range, columns, out),
+            _ => match rows.format.scaling() {
+                Scaling::Whole | Scaling::Blocks => {
+                    strips::<K, STRIP>(rows, levels, range, columns, out)
+                }
+                Scaling::Minimums | Scaling::Halves => {
+                    strips::<K, SHORT_STRIP>(rows, levels, range, columns, out)
+                }
+            },
         }
     }
 }
@@ -150,8 +159,8 @@ unsafe fn streams<K: Few>(
     }
 }
 
-/// Strips of neighbouring rows, one after the other.
-unsafe fn strips<K: Few>(
+/// Strips of `S` neighbouring rows, one after the other.
+unsafe fn strips<K: Few, const S: usize>(
     rows: &Rows,
     levels: Option<&Levels>,
     range: Range<usize>,
@@ -166,22 +175,22 @@ unsafe fn strips<K: Few>(
     let n = range.len();
     let mut first = 0;
     while first < n {
-        let whole = n - first >= STRIP;
+        let whole = n - first >= S;
         for (g, group) in columns.chunks(GROUP).enumerate() {
             let put = |c: usize, r: usize, v| out[(GROUP * g + c) * n + first + r] = v;
             let row = |r| rows.row(range.start + first + r);
             // SAFETY: the caller's word.
             unsafe {
                 if whole {
-                    let strip = Strip::<STRIP>::new(rows, std::array::from_fn(row), next);
-                    by_columns::<K, STRIP>(rows, levels, &strip, group, put);
+                    let strip = Strip::<S>::new(rows, std::array::from_fn(row), next);
+                    by_columns::<K, S>(rows, levels, &strip, group, put);
                 } else {
                     let one = Strip::new(rows, [row(0)], next);
                     by_columns::<K, 1>(rows, levels, &one, group, put);
                 }
             }
         }
-        first += if whole { STRIP } else { 1 };
+        first += if whole { S } else { 1 };
     }
 }
 

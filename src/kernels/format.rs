@@ -11,11 +11,41 @@ pub enum Format {
     Q4_0,
     /// Blocks of 32: an F16 scale and 32 signed bytes.
     Q8_0,
+    /// Blocks of 256: two F16 scales, eight groups with a scale and a minimum of 6 bits, and numbers of 4 bits.
+    Q4K,
+    /// The same with numbers of 5 bits.
+    Q5K,
+    /// Blocks of 256: an F16 scale, 16 groups with a scale of 8 bits, and numbers of 6 bits, less 32.
+    Q6K,
     /// Two binary matrices side by side (`docs/gguf-planes.md`).
     Planes,
 }
 
+/// Which of a record's weights are scaled together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scaling {
+    /// All.
+    Whole,
+    /// Each 32.
+    Blocks,
+    /// Each 32, less a number that is the same for them.
+    Minimums,
+    /// Each 16.
+    Halves,
+}
+
 impl Format {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Iq4Nl,
+        Self::Q4_0,
+        Self::Q8_0,
+        Self::Planes,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
     /// What its activations must look like.
     pub fn layout(self) -> Layout {
         match self {
@@ -28,15 +58,28 @@ impl Format {
     pub fn record_bytes(self) -> usize {
         match self {
             Self::Planes => self.block_bytes(),
-            _ => 4 * self.block_bytes(),
+            _ => self.row_bytes(2 * RECORD_WEIGHTS) / 2,
         }
     }
 
-    /// Bytes of a block with a scale of its own.
+    /// How its weights are scaled.
+    pub(super) fn scaling(self) -> Scaling {
+        match self {
+            Self::Iq4Nl | Self::Q4_0 | Self::Q8_0 => Scaling::Blocks,
+            Self::Q4K | Self::Q5K => Scaling::Minimums,
+            Self::Q6K => Scaling::Halves,
+            Self::Planes => Scaling::Whole,
+        }
+    }
+
+    /// Bytes of a block. Of planes: of one of the two that make weights.
     pub(super) fn block_bytes(self) -> usize {
         match self {
+            Self::Iq4Nl | Self::Q4_0 | Self::Planes => 18,
             Self::Q8_0 => 34,
-            _ => 18,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
         }
     }
 
@@ -44,6 +87,7 @@ impl Format {
     pub fn block(self) -> usize {
         match self {
             Self::Planes => RECORD_WEIGHTS,
+            Self::Q4K | Self::Q5K | Self::Q6K => 2 * RECORD_WEIGHTS,
             _ => 32,
         }
     }
@@ -52,7 +96,7 @@ impl Format {
     pub fn row_bytes(self, width: usize) -> usize {
         match self {
             Self::Planes => 2 * (width / RECORD_WEIGHTS) * self.record_bytes(),
-            _ => width / 32 * self.block_bytes(),
+            _ => width / self.block() * self.block_bytes(),
         }
     }
 }

@@ -28,6 +28,7 @@ mod experts;
 mod few;
 mod format;
 mod isa;
+mod k_quants;
 mod levels;
 mod lists;
 mod matmul;
@@ -44,7 +45,7 @@ mod tests;
 
 pub use activation::{Layout, RECORD_WEIGHTS, Record, quantize_bytes, records_per_row};
 pub use experts::Experts;
-pub use format::{Format, Rows};
+pub use format::{Format, Rows, Scaling};
 pub use isa::{Isa, all, available, best};
 pub use lists::Lists;
 pub use matmul::{Columns, Rounding, Share};

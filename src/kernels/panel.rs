@@ -6,6 +6,9 @@ use super::{Format, RECORD_WEIGHTS, Rows};
 pub const PANEL_RECORDS: usize = 4;
 /// Rows of the largest panel.
 const MAX_ROWS: usize = 32;
+/// Scales of a record and a row, in the order of [`Scaling`]'s blocks: of first halves or all, then of second halves, or
+/// minimums.
+pub const SCALES: usize = 8;
 /// Weights of a record in steps of four, as 8-bit dot products take them.
 pub const STEPS: usize = RECORD_WEIGHTS / 4;
 
@@ -24,7 +27,7 @@ pub struct Digits {
 #[repr(C, align(64))]
 pub struct Panel {
     codes: [u8; PANEL_RECORDS * RECORD_WEIGHTS * MAX_ROWS],
-    scales: [f32; 4 * PANEL_RECORDS * MAX_ROWS],
+    scales: [f32; SCALES * PANEL_RECORDS * MAX_ROWS],
     /// Records it holds.
     pub n_records: usize,
     /// Of which format.
@@ -84,16 +87,17 @@ impl Panel {
 const fn fits<C, S>() {
     assert!(align_of::<C>() <= align_of::<Panel>() && align_of::<S>() <= align_of::<Panel>());
     assert!(size_of::<C>() <= PANEL_RECORDS * RECORD_WEIGHTS * MAX_ROWS);
-    assert!(size_of::<S>() <= size_of::<f32>() * 4 * PANEL_RECORDS * MAX_ROWS);
+    assert!(size_of::<S>() <= size_of::<f32>() * SCALES * PANEL_RECORDS * MAX_ROWS);
 }
 
 /// Which four weights of a record come `i`-th in group `g` of `G`: first halves of all blocks precede the second halves.
 #[inline(always)]
 pub const fn step<const G: usize>(g: usize, i: usize) -> usize {
-    if G == 1 {
-        i
-    } else {
-        i / 4 * 16 + 4 * g + i % 4
+    match G {
+        1 => i,
+        4 => i / 4 * 16 + 4 * g + i % 4,
+        // Halves of blocks.
+        _ => 4 * g + i,
     }
 }
 

@@ -8,7 +8,7 @@ const TOLERANCE: f64 = 2e-6;
 /// The same for planes, whose levels become whole numbers.
 const PLANES_TOLERANCE: f64 = 1e-3;
 
-const FORMATS: [Format; 4] = [Format::Iq4Nl, Format::Q4_0, Format::Q8_0, Format::Planes];
+const FORMATS: [Format; 7] = Format::ALL;
 const ALONE: Share = Share { index: 0, of: 1 };
 /// IQ4_NL's levels, from ggml's table.
 const LEVELS: [i32; 16] = [
@@ -56,15 +56,32 @@ fn weights(format: Format, width: usize, n_rows: usize, noise: &mut Noise) -> Ve
                 Format::Planes => norm * 0.54,
                 _ => 0.01 * noise.number(),
             };
-            block[..2].copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
+            for at in scales(format) {
+                block[*at..at + 2].copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
+            }
         }
     }
     bytes
 }
 
+/// Where a block has its numbers of 16 bits.
+fn scales(format: Format) -> &'static [usize] {
+    match format {
+        Format::Q4K | Format::Q5K => &[0, 2],
+        Format::Q6K => &[208],
+        _ => &[0],
+    }
+}
+
 /// A row as numbers.
 fn decode(format: Format, row: &[u8]) -> Vec<f64> {
     let blocks = row.chunks_exact(format.block_bytes()).map(|b| {
+        match format {
+            Format::Q4K => return four_or_five(b, &b[16..], |_, _| 0),
+            Format::Q5K => return four_or_five(b, &b[48..], |j, l| b[16 + l] >> j & 1),
+            Format::Q6K => return six(b),
+            _ => {}
+        }
         let scale = half::f16::from_le_bytes([b[0], b[1]]).to_f64();
         let numbers: Vec<i32> = match format {
             Format::Iq4Nl => (0..32)
@@ -74,7 +91,7 @@ fn decode(format: Format, row: &[u8]) -> Vec<f64> {
                 .map(|i| i32::from(b[2 + i % 16] >> (i / 16 * 4) & 15) - 8)
                 .collect(),
             Format::Q8_0 => b[2..].iter().map(|v| i32::from(*v as i8)).collect(),
-            Format::Planes => (0..128)
+            _ => (0..128)
                 .map(|i| i32::from(b[2 + i / 8] >> (i % 8) & 1) * 2 - 1)
                 .collect(),
         };
@@ -91,6 +108,43 @@ fn decode(format: Format, row: &[u8]) -> Vec<f64> {
         }
         _ => all,
     }
+}
+
+/// A block of Q4_K or Q5_K: `fifth(j, l)` is the fifth bit of number `l` of group `j`.
+fn four_or_five(b: &[u8], codes: &[u8], fifth: impl Fn(usize, usize) -> u8) -> Vec<f64> {
+    let number = |at: usize| half::f16::from_le_bytes([b[at], b[at + 1]]).to_f64();
+    let packed = &b[4..16];
+    let mut out = Vec::new();
+    for j in 0..8 {
+        // Six bits each; of the last four groups the upper two are kept with those of the first four.
+        let (scale, minimum) = if j < 4 {
+            (packed[j] % 64, packed[j + 4] % 64)
+        } else {
+            (
+                packed[j + 4] % 16 + packed[j - 4] / 64 * 16,
+                packed[j + 4] / 16 + packed[j] / 64 * 16,
+            )
+        };
+        let (scale, minimum) = (number(0) * f64::from(scale), number(2) * f64::from(minimum));
+        for l in 0..32 {
+            let q = (codes[j / 2 * 32 + l] >> (j % 2 * 4) & 15) + 16 * fifth(j, l);
+            out.push(scale * f64::from(q) - minimum);
+        }
+    }
+    out
+}
+
+/// A block of Q6_K.
+fn six(b: &[u8]) -> Vec<f64> {
+    let scale = half::f16::from_le_bytes([b[208], b[209]]).to_f64();
+    let number = |i: usize| {
+        let (half, j, l) = (i / 128, i % 128 / 32, i % 32);
+        let lower = b[64 * half + j % 2 * 32 + l] >> (j / 2 * 4) & 15;
+        let upper = b[128 + 32 * half + l] >> (2 * j) & 3;
+        let group = f64::from(b[192 + i / 16] as i8);
+        scale * group * f64::from(i32::from(lower + 16 * upper) - 32)
+    };
+    (0..256).map(number).collect()
 }
 
 struct Case {
@@ -224,7 +278,7 @@ fn matrices_times_columns() {
                 (1024, 70),
                 (896, 64),
             ] {
-                let width = width / format.block() * format.block();
+                let width = usize::next_multiple_of(width, format.block());
                 let case = Case::new(format, width, n_rows, 1, &mut noise);
                 for n in [1, 2, 3, 4, 5, 9, 10, 13, 23] {
                     let records = columns(isa, format.layout(), width, n, &mut noise);
@@ -264,7 +318,11 @@ fn extreme_weights_times_extreme_columns() {
             for byte in [0x00, 0x0f, 0xf0, 0xff, 0x80, 0x7f] {
                 let mut case = Case::new(format, width, n_rows, 1, &mut noise);
                 for block in case.bytes.chunks_exact_mut(format.block_bytes()) {
-                    block[2..].fill(byte);
+                    for (at, to) in block.iter_mut().enumerate() {
+                        if scales(format).iter().all(|s| at / 2 != s / 2) {
+                            *to = byte;
+                        }
+                    }
                 }
                 for n in [1, 11] {
                     let x: Vec<f32> = (0..width * n)

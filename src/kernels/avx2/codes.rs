@@ -1,23 +1,48 @@
-//! From the bytes of a file to bytes for multiplication, two blocks of 32 weights at a time.
+//! From the bytes of a file to bytes for multiplication, 64 weights at a time.
 
 use std::arch::x86_64::*;
 
-/// A format in blocks of 32, four of which make a record.
-pub trait Codes {
-    /// Bytes of a block.
-    const BLOCK_BYTES: usize;
-    /// Whether weights come as small unsigned bytes, 8 too large.
-    const SMALL: bool;
-    /// Bytes of a record.
-    const BYTES: usize = 4 * Self::BLOCK_BYTES;
+use crate::kernels::Scaling;
 
-    /// The weights of two blocks: first halves, second halves.
+/// A format's records: one, or the two of a block of 256, lie together as a unit.
+pub trait Codes {
+    /// Bytes of a unit.
+    const UNIT_BYTES: usize;
+    /// Records of a unit.
+    const RECORDS: usize = 1;
+    /// How weights are scaled.
+    const SCALING: Scaling = Scaling::Blocks;
+    /// What weights are too large by where they come as unsigned bytes of up to 5 bits, else with a sign.
+    const BASE: Option<u8> = None;
+    /// Whether they are one digit of 4 bits.
+    const DIGIT: bool = false;
+
+    /// The weights of blocks `2 * pair ..` of a unit, two of 32: first halves, second halves.
     ///
     /// # Safety
-    /// Two blocks can be read at `p`, and the CPU has what [`super::PLAIN`] asks for.
-    unsafe fn pair(p: *const u8) -> (__m256i, __m256i);
+    /// `UNIT_BYTES` bytes can be read at `p`, and the CPU has what [`super::PLAIN`] asks for.
+    unsafe fn pair(p: *const u8, pair: usize) -> (__m256i, __m256i);
 
-    /// The two digits of weights that [`Self::pair`] gave, in base 16 and 128 too large.
+    /// The scales of record `i`: four, then what [`Scaling`] has beside them: minimums, or those of second halves.
+    ///
+    /// # Safety
+    /// As [`Self::pair`].
+    unsafe fn scales(p: *const u8, i: usize) -> __m256;
+
+    /// Weights that [`Self::pair`] gave without their sign, 128 too large if they had one.
+    ///
+    /// # Safety
+    /// The CPU has what [`super::PLAIN`] asks for.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unsigned(weights: __m256i) -> __m256i {
+        if Self::BASE.is_some() {
+            return weights;
+        }
+        _mm256_xor_si256(weights, _mm256_set1_epi8(-128))
+    }
+
+    /// The two digits of these in base 16.
     ///
     /// # Safety
     /// The CPU has what [`super::PLAIN`] asks for.
@@ -25,7 +50,8 @@ pub trait Codes {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn digits(weights: __m256i) -> [__m256i; 2] {
         let mask = _mm256_set1_epi8(15);
-        let all = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
+        // SAFETY: the caller's word.
+        let all = unsafe { Self::unsigned(weights) };
         [
             _mm256_and_si256(_mm256_srli_epi16::<4>(all), mask),
             _mm256_and_si256(all, mask),
@@ -42,14 +68,22 @@ const NON_LINEAR: [i8; 16] = [
 ];
 
 impl<const L: bool> Codes for FourBit<L> {
-    const BLOCK_BYTES: usize = 18;
-    const SMALL: bool = L;
+    const UNIT_BYTES: usize = 4 * 18;
+    const BASE: Option<u8> = if L { Some(8) } else { None };
+    const DIGIT: bool = L;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn pair(p: *const u8) -> (__m256i, __m256i) {
+    unsafe fn scales(p: *const u8, _: usize) -> __m256 {
         // SAFETY: the caller's word.
-        let nibbles = unsafe { two(p.add(2), Self::BLOCK_BYTES) };
+        unsafe { scales(p, 18) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pair(p: *const u8, pair: usize) -> (__m256i, __m256i) {
+        // SAFETY: the caller's word.
+        let nibbles = unsafe { two(p.add(36 * pair + 2), 18) };
         let mask = _mm256_set1_epi8(15);
         let low = _mm256_and_si256(nibbles, mask);
         let high = _mm256_and_si256(_mm256_srli_epi16::<4>(nibbles), mask);
@@ -70,40 +104,46 @@ impl<const L: bool> Codes for FourBit<L> {
 pub struct EightBit;
 
 impl Codes for EightBit {
-    const BLOCK_BYTES: usize = 34;
-    const SMALL: bool = false;
+    const UNIT_BYTES: usize = 4 * 34;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn pair(p: *const u8) -> (__m256i, __m256i) {
+    unsafe fn scales(p: *const u8, _: usize) -> __m256 {
+        // SAFETY: the caller's word.
+        unsafe { scales(p, 34) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pair(p: *const u8, pair: usize) -> (__m256i, __m256i) {
         // SAFETY: the caller's word.
         unsafe {
             (
-                two(p.add(2), Self::BLOCK_BYTES),
-                two(p.add(18), Self::BLOCK_BYTES),
+                two(p.add(68 * pair + 2), 34),
+                two(p.add(68 * pair + 18), 34),
             )
         }
     }
 }
 
 /// 16 bytes at `p`, and 16 `stride` bytes further on.
+///
+/// # Safety
+/// They can be read.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn two(p: *const u8, stride: usize) -> __m256i {
+pub unsafe fn two(p: *const u8, stride: usize) -> __m256i {
     // SAFETY: the caller's word.
     unsafe { _mm256_loadu2_m128i(p.add(stride).cast(), p.cast()) }
 }
 
-/// The scales of a record's four blocks.
-///
-/// # Safety
-/// A record can be read at `p`.
+/// The scales that four blocks of so many bytes begin with.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn scales<F: Codes>(p: *const u8) -> __m128 {
+unsafe fn scales(p: *const u8, block_bytes: usize) -> __m256 {
     // SAFETY: the caller's word.
-    let scale = |block| unsafe { p.add(F::BLOCK_BYTES * block).cast::<i16>().read_unaligned() };
-    _mm_cvtph_ps(_mm_setr_epi16(
+    let scale = |block| unsafe { p.add(block_bytes * block).cast::<i16>().read_unaligned() };
+    _mm256_zextps128_ps256(_mm_cvtph_ps(_mm_setr_epi16(
         scale(0),
         scale(1),
         scale(2),
@@ -112,7 +152,7 @@ pub unsafe fn scales<F: Codes>(p: *const u8) -> __m128 {
         0,
         0,
         0,
-    ))
+    )))
 }
 
 /// Sums of four neighbouring products: weights with a sign, times activations from -127 to 127.
@@ -129,3 +169,39 @@ pub fn fours(w: __m256i, x: __m256i) -> __m256i {
 pub fn number(half: u16) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half.into())))
 }
+
+/// Calls `$then` with the codes `$F` of a format in blocks; `$planes` for the other.
+macro_rules! with_codes {
+    ($format:expr, $F:ident => $then:expr, $planes:expr) => {{
+        use $crate::kernels::Format;
+        use $crate::kernels::avx2::{codes, k_quants};
+        match $format {
+            Format::Iq4Nl => {
+                type $F = codes::FourBit<false>;
+                $then
+            }
+            Format::Q4_0 => {
+                type $F = codes::FourBit<true>;
+                $then
+            }
+            Format::Q8_0 => {
+                type $F = codes::EightBit;
+                $then
+            }
+            Format::Q4K => {
+                type $F = k_quants::FourOrFive<false>;
+                $then
+            }
+            Format::Q5K => {
+                type $F = k_quants::FourOrFive<true>;
+                $then
+            }
+            Format::Q6K => {
+                type $F = k_quants::Six;
+                $then
+            }
+            Format::Planes => $planes,
+        }
+    }};
+}
+pub(super) use with_codes;

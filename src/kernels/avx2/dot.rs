@@ -3,11 +3,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::codes::{Codes, EightBit, FourBit, fours, number, scales};
+use super::codes::{Codes, fours, number, with_codes};
 use super::planes::{bit, bits, factors};
 use crate::kernels::few::{self, Few, Strip};
 use crate::kernels::levels::Levels;
-use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows};
+use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows, Scaling};
 
 /// [`few::dot`] of this machine.
 ///
@@ -27,14 +27,7 @@ impl Few for Narrow {
         columns: &[*const Record; C],
     ) -> [[f32; R]; C] {
         // SAFETY: the caller's word.
-        unsafe {
-            match format {
-                Format::Iq4Nl => coded::<FourBit<false>, R, C>(strip, columns),
-                Format::Q4_0 => coded::<FourBit<true>, R, C>(strip, columns),
-                Format::Q8_0 => coded::<EightBit, R, C>(strip, columns),
-                Format::Planes => [[0.0; R]; C],
-            }
-        }
+        unsafe { with_codes!(format, F => coded::<F, R, C>(strip, columns), [[0.0; R]; C]) }
     }
 
     unsafe fn planes<const R: usize, const C: usize>(
@@ -56,21 +49,58 @@ fn load<T, const N: usize>(numbers: &[T; N], at: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(numbers.as_ptr().cast::<u8>().add(at).cast()) }
 }
 
-/// The products of two blocks with blocks `2 * pair ..` of a record, in four sums each.
+/// `sum` and the products of two blocks with blocks `2 * pair ..` of a record; `scales` are weights' times activations'.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn products<F: Codes>((low, high): (__m256i, __m256i), x: &Record, pair: usize) -> __m256 {
+fn add<F: Codes>(
+    sum: __m256,
+    (low, high): (__m256i, __m256i),
+    x: &Record,
+    pair: usize,
+    scales: __m256,
+) -> __m256 {
+    let spread = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    let spread = _mm256_add_epi32(spread, _mm256_set1_epi32(2 * pair as i32));
+    let by_block = _mm256_permutevar8x32_ps(scales, spread);
     let (x_low, x_high) = (load(&x.q, 32 * pair), load(&x.q, 64 + 32 * pair));
-    let sums = if F::SMALL {
+    if F::SCALING == Scaling::Halves {
+        let spread = _mm256_add_epi32(spread, _mm256_set1_epi32(4));
+        let by_second = _mm256_permutevar8x32_ps(scales, spread);
+        let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(fours(low, x_low)), by_block, sum);
+        return _mm256_fmadd_ps(_mm256_cvtepi32_ps(fours(high, x_high)), by_second, sum);
+    }
+    let sums = if let Some(base) = F::BASE {
         let low = _mm256_maddubs_epi16(low, x_low);
         let pairs = _mm256_add_epi16(low, _mm256_maddubs_epi16(high, x_high));
         let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-        // Of -128 times the activations, what an offset of 8 takes.
-        _mm256_add_epi32(sums, _mm256_srai_epi32::<4>(load(&x.init, 32 * pair)))
+        if base == 0 {
+            sums
+        } else {
+            // Of -128 times the activations, what the base takes.
+            let shift = _mm_cvtsi32_si128((128 / i32::from(base)).ilog2() as i32);
+            _mm256_add_epi32(sums, _mm256_sra_epi32(load(&x.init, 32 * pair), shift))
+        }
     } else {
         _mm256_add_epi32(fours(low, x_low), fours(high, x_high))
     };
-    _mm256_cvtepi32_ps(sums)
+    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), by_block, sum)
+}
+
+/// What weights' scales are multiplied with, in their order.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales(x: &Record, scaling: Scaling) -> __m256 {
+    // SAFETY: four numbers each.
+    let (scales, totals) = unsafe {
+        (
+            _mm_loadu_ps(x.scales.as_ptr()),
+            _mm_loadu_ps(x.totals.as_ptr()),
+        )
+    };
+    match scaling {
+        Scaling::Minimums => _mm256_set_m128(totals, scales),
+        _ => _mm256_set_m128(scales, scales),
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -80,28 +110,29 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
 ) -> [[f32; R]; C] {
     // A copy: what is behind a pointer is read again after every prefetch.
     let strip = *strip;
-    let spread = [
-        _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1),
-        _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3),
-    ];
     let mut sums = [[_mm256_setzero_ps(); C]; R];
     for k in 0..strip.n_records {
         // SAFETY: the caller's word: record `k` of every row and column is there.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
-        strip.ask(k, F::BYTES);
+        strip.ask(k, F::UNIT_BYTES / F::RECORDS);
+        let (unit, i) = (k / F::RECORDS, k % F::RECORDS);
         for (row, sums) in strip.rows.iter().zip(&mut sums) {
-            let row = row.wrapping_add(k * F::BYTES);
+            let row = row.wrapping_add(unit * F::UNIT_BYTES);
             // SAFETY: as above.
-            let by_block = unsafe { scales::<F>(row) };
-            for (pair, spread) in spread.iter().enumerate() {
+            let by_row = unsafe { F::scales(row, i) };
+            let mut by = [by_row; C];
+            for c in 0..C {
+                by[c] = _mm256_mul_ps(by_row, scales(x[c], F::SCALING));
+                if F::SCALING == Scaling::Minimums {
+                    let minimums = _mm256_blend_ps::<0xf0>(_mm256_setzero_ps(), by[c]);
+                    sums[c] = _mm256_add_ps(sums[c], minimums);
+                }
+            }
+            for pair in 0..2 {
                 // SAFETY: as above.
-                let weights = unsafe { F::pair(row.add(2 * pair * F::BLOCK_BYTES)) };
+                let weights = unsafe { F::pair(row, 2 * i + pair) };
                 for c in 0..C {
-                    // SAFETY: four numbers.
-                    let scale = _mm_mul_ps(by_block, unsafe { _mm_loadu_ps(x[c].scales.as_ptr()) });
-                    let scale = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(scale), *spread);
-                    let products = products::<F>(weights, x[c], pair);
-                    sums[c] = _mm256_fmadd_ps(products, scale, sums[c]);
+                    sums[c] = add::<F>(sums[c], weights, x[c], pair, by[c]);
                 }
             }
         }

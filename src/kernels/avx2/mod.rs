@@ -6,6 +6,7 @@
 
 mod codes;
 mod dot;
+mod k_quants;
 mod panel;
 mod planes;
 mod prepare;

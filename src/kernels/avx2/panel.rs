@@ -2,13 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::{Codes, EightBit, FourBit, number, scales};
+use super::codes::{Codes, number, with_codes};
 use super::planes::part as bits_of;
 use super::tile::{self, PANEL_ROWS, Scales};
 use crate::kernels::few::rests;
 use crate::kernels::levels::Levels;
-use crate::kernels::panel::{Ahead, Digits, Panel};
-use crate::kernels::{Format, RECORD_WEIGHTS, Rows};
+use crate::kernels::panel::{Ahead, Digits, Panel, SCALES};
+use crate::kernels::{RECORD_WEIGHTS, Rows, Scaling};
 
 /// Takes records `first ..` of rows `row ..`, as many as fit and are there. Rows past the end repeat the last one. `WHOLE`
 /// for weights in one piece of 8 bits, else in digits.
@@ -28,12 +28,11 @@ pub unsafe fn unpack<const WHOLE: bool>(panel: &mut Panel, rows: &Rows, row: usi
         };
         // SAFETY: the caller's word.
         unsafe {
-            match rows.format {
-                Format::Iq4Nl => blocks::<FourBit<false>, WHOLE>(panel, &part, &mut ahead),
-                Format::Q4_0 => blocks::<FourBit<true>, WHOLE>(panel, &part, &mut ahead),
-                Format::Q8_0 => blocks::<EightBit, WHOLE>(panel, &part, &mut ahead),
-                Format::Planes => planes::<WHOLE>(panel, &Levels::new(rows), &part, &mut ahead),
-            }
+            with_codes!(
+                rows.format,
+                F => blocks::<F, WHOLE>(panel, &part, &mut ahead),
+                planes::<WHOLE>(panel, &Levels::new(rows), &part, &mut ahead)
+            );
         }
     }
 }
@@ -49,18 +48,11 @@ struct Part {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn blocks<F: Codes, const WHOLE: bool>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
     let n_records = panel.n_records;
-    panel.digits = if F::SMALL {
-        Digits {
-            base: 8,
-            first: 1,
-            second: 0,
-        }
-    } else {
-        Digits {
-            base: 128,
-            first: 16,
-            second: 1,
-        }
+    let one = WHOLE || F::DIGIT;
+    panel.digits = Digits {
+        base: F::BASE.unwrap_or(128),
+        first: if one { 1 } else { 16 },
+        second: u8::from(!one),
     };
     // SAFETY: arrays of registers.
     let (codes, by_block): (&mut tile::Codes, &mut Scales) = unsafe { panel.parts_mut() };
@@ -70,51 +62,62 @@ unsafe fn blocks<F: Codes, const WHOLE: bool>(panel: &mut Panel, part: &Part, ah
         ahead.go_on();
         // SAFETY: the caller's word; what is left of a record is copied to where a whole one can be read.
         unsafe {
-            let to = (&mut *codes, k, &mut by_block[4 * k..4 * k + 4]);
+            let to = (&mut *codes, k, &mut by_block[k]);
+            let (unit, i) = (at / F::RECORDS, at % F::RECORDS);
             if left >= RECORD_WEIGHTS {
-                let here = part.rows.map(|row| row.wrapping_add(at * F::BYTES));
-                record::<F, WHOLE>(&here, part.half, to);
+                let here = part.rows.map(|row| row.wrapping_add(unit * F::UNIT_BYTES));
+                record::<F, WHOLE>(&here, i, part.half, to);
             } else {
-                let rests = rests(&part.rows, part.width, F::BLOCK_BYTES).unwrap_or([[0; _]; _]);
-                record::<F, WHOLE>(&std::array::from_fn(|r| rests[r].as_ptr()), part.half, to);
+                let rests = rests(&part.rows, part.width, F::UNIT_BYTES / 4).unwrap_or([[0; _]; _]);
+                record::<F, WHOLE>(
+                    &std::array::from_fn(|r| rests[r].as_ptr()),
+                    0,
+                    part.half,
+                    to,
+                );
             }
         }
     }
 }
 
-/// One record of eight rows.
+/// Record `i` of a unit of eight rows.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn record<F: Codes, const WHOLE: bool>(
     rows: &[*const u8; 8],
+    i: usize,
     half: usize,
-    (codes, k, by_block): (&mut tile::Codes, usize, &mut [[__m256; 2]]),
+    (codes, k, by_block): (&mut tile::Codes, usize, &mut [[__m256; 2]; SCALES]),
 ) {
     for pair in 0..2 {
         let mut low = [_mm256_setzero_si256(); 8];
         let mut high = low;
         for ((row, low), high) in rows.iter().zip(&mut low).zip(&mut high) {
             // SAFETY: the caller's word.
-            (*low, *high) = unsafe { F::pair(row.add(2 * pair * F::BLOCK_BYTES)) };
+            (*low, *high) = unsafe { F::pair(*row, 2 * i + pair) };
         }
         for (first, weights) in [(8 * pair, low), (16 + 8 * pair, high)] {
-            for (i, weights) in transpose(&weights).into_iter().enumerate() {
-                if F::SMALL {
-                    codes[k][first + i][half] = weights;
-                } else if WHOLE {
-                    let weights = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
-                    codes[k][first + i][half] = weights;
-                } else {
-                    // SAFETY: the caller's word.
-                    codes[2 * k + half][first + i] = unsafe { F::digits(weights) };
+            for (step, weights) in (first..).zip(transpose(&weights)) {
+                // SAFETY: the caller's word.
+                unsafe {
+                    if WHOLE || F::DIGIT {
+                        codes[k][step][half] = F::unsigned(weights);
+                    } else {
+                        codes[2 * k + half][step] = F::digits(weights);
+                    }
                 }
             }
         }
     }
     // SAFETY: the caller's word.
-    let scales = rows.map(|row| unsafe { scales::<F>(row) });
-    for (to, scales) in by_block.iter_mut().zip(transpose_scales(&scales)) {
-        to[half] = scales;
+    let scales = rows.map(|row| _mm256_castps_si256(unsafe { F::scales(row, i) }));
+    let n = if F::SCALING == Scaling::Blocks {
+        4
+    } else {
+        SCALES
+    };
+    for (to, scales) in by_block.iter_mut().zip(&transpose(&scales)[..n]) {
+        to[half] = _mm256_castsi256_ps(*scales);
     }
 }
 
@@ -162,7 +165,7 @@ unsafe fn planes<const WHOLE: bool>(
                 }
             }
         }
-        scales[k][part.half] = by_row;
+        scales[k][0][part.half] = by_row;
     }
 }
 
@@ -202,20 +205,4 @@ fn transpose(x: &[__m256i; 8]) -> [__m256i; 8] {
             _mm256_permute2x128_si256::<0x31>(a, b)
         }
     })
-}
-
-/// One register per block, from one per row.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn transpose_scales(rows: &[__m128; 8]) -> [__m256; 4] {
-    let two = |i: usize| _mm256_set_m128(rows[i + 4], rows[i]);
-    let (a, b, c, d) = (two(0), two(1), two(2), two(3));
-    let (ab0, ab1) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-    let (cd0, cd1) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
-    [
-        _mm256_shuffle_ps::<0x44>(ab0, cd0),
-        _mm256_shuffle_ps::<0xee>(ab0, cd0),
-        _mm256_shuffle_ps::<0x44>(ab1, cd1),
-        _mm256_shuffle_ps::<0xee>(ab1, cd1),
-    ]
 }

@@ -3,8 +3,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use crate::kernels::panel::{Digits, PANEL_RECORDS, Panel, STEPS, step};
-use crate::kernels::{Format, Record};
+use crate::kernels::panel::{Digits, PANEL_RECORDS, Panel, SCALES, STEPS, step};
+use crate::kernels::{Record, Scaling};
 
 /// Rows of a panel: two registers.
 pub const PANEL_ROWS: usize = 16;
@@ -14,8 +14,8 @@ pub const TILE_COLUMNS: usize = 4;
 /// A panel's weights. Of one digit: both halves of the rows, record by record. Of two: both digits, for each record of a
 /// half after the other.
 pub type Codes = [[[__m256i; 2]; STEPS]; 2 * PANEL_RECORDS];
-/// A panel's scales: four per record, or one.
-pub type Scales = [[__m256; 2]; 4 * PANEL_RECORDS];
+/// A panel's scales, record by record.
+pub type Scales = [[[__m256; 2]; SCALES]; PANEL_RECORDS];
 
 /// Adds the panel's products with up to [`TILE_COLUMNS`] columns to `sums`. A column starts at the panel's first record.
 ///
@@ -37,17 +37,20 @@ pub unsafe fn tile(panel: &Panel, columns: &[*const Record], sums: &mut [f32]) {
 unsafe fn by_format<const C: usize>(panel: &Panel, columns: [*const Record; C], sums: &mut [f32]) {
     // SAFETY: the caller's word.
     unsafe {
-        match panel.format {
-            Format::Planes => multiply::<C, 1, 2>(panel, &columns, sums),
-            Format::Q4_0 => multiply::<C, 4, 1>(panel, &columns, sums),
-            Format::Iq4Nl | Format::Q8_0 => multiply::<C, 4, 2>(panel, &columns, sums),
+        match (panel.format.scaling(), panel.digits.second) {
+            (Scaling::Whole, _) => multiply::<C, 1, 2, false>(panel, &columns, sums),
+            (Scaling::Blocks, 0) => multiply::<C, 4, 1, false>(panel, &columns, sums),
+            (Scaling::Blocks, _) => multiply::<C, 4, 2, false>(panel, &columns, sums),
+            (Scaling::Minimums, 0) => multiply::<C, 4, 1, true>(panel, &columns, sums),
+            (Scaling::Minimums, _) => multiply::<C, 4, 2, true>(panel, &columns, sums),
+            (Scaling::Halves, _) => multiply::<C, 8, 2, false>(panel, &columns, sums),
         }
     }
 }
 
-/// `G` groups of weights with a scale of their own make a record; weights have `D` digits.
+/// `G` groups of weights with a scale of their own make a record; weights have `D` digits; `M` for a minimum beside a scale.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply<const C: usize, const G: usize, const D: usize>(
+unsafe fn multiply<const C: usize, const G: usize, const D: usize, const M: bool>(
     panel: &Panel,
     columns: &[*const Record; C],
     sums: &mut [f32],
@@ -69,15 +72,18 @@ unsafe fn multiply<const C: usize, const G: usize, const D: usize>(
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
         for g in 0..G {
             // Records keep -128 times the sum.
-            let without = x.map(|x| _mm256_set1_epi32((x.sums[g] >> 7) * i32::from(base)));
-            let scales = &scales[G * k + g];
+            let without = x.map(|x| _mm256_set1_epi32((x.sum::<G>(g) >> 7) * i32::from(base)));
+            if M {
+                subtract(&mut sums[..], &scales[k][4 + g], x.map(|x| x.totals[g]));
+            }
+            let scales = &scales[k][g];
             if D == 1 {
                 let digits = digits::<C, G>(&codes[k], g, &x);
                 for c in 0..C {
                     for half in 0..2 {
                         let all = _mm256_madd_epi16(digits[c][half], first);
                         let all = _mm256_add_epi32(all, without[c]);
-                        add(&mut sums[c][half], all, scales[half], x[c].scales[g]);
+                        add(&mut sums[c][half], all, scales[half], x[c].scales[g % 4]);
                     }
                 }
                 continue;
@@ -88,8 +94,24 @@ unsafe fn multiply<const C: usize, const G: usize, const D: usize>(
                     let upper = _mm256_madd_epi16(digits[c][0], first);
                     let lower = _mm256_madd_epi16(digits[c][1], second);
                     let all = _mm256_add_epi32(_mm256_add_epi32(upper, lower), without[c]);
-                    add(&mut sums[c][half], all, scales[half], x[c].scales[g]);
+                    add(&mut sums[c][half], all, scales[half], x[c].scales[g % 4]);
                 }
+            }
+        }
+    }
+}
+
+/// `to += minimums * x`, where `x` is less a sum of activations.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn subtract<const C: usize>(to: &mut [[[f32; 8]; 2]], minimums: &[__m256; 2], x: [f32; C]) {
+    for (to, x) in to.iter_mut().zip(x) {
+        for (to, minimum) in to.iter_mut().zip(minimums) {
+            // SAFETY: eight numbers.
+            unsafe {
+                let sum = _mm256_loadu_ps(to.as_ptr());
+                let sum = _mm256_fmadd_ps(*minimum, _mm256_set1_ps(x), sum);
+                _mm256_storeu_ps(to.as_mut_ptr(), sum);
             }
         }
     }

@@ -4,9 +4,9 @@
 
 use std::arch::x86_64::*;
 
-use super::tile::{PANEL_ROWS, Scales, add};
+use super::tile::{PANEL_ROWS, Scales, add, subtract};
 use crate::kernels::panel::{PANEL_RECORDS, Panel, STEPS, step};
-use crate::kernels::{Format, Record};
+use crate::kernels::{Record, Scaling};
 
 /// A panel's weights, too large by the first of its digits' numbers.
 type Codes = [[[__m256i; 2]; STEPS]; PANEL_RECORDS];
@@ -40,23 +40,27 @@ macro_rules! tile_with {
             ) {
                 // SAFETY: the caller's word.
                 unsafe {
-                    match panel.format {
-                        Format::Planes => multiply::<C, 1>(panel, &columns, sums),
-                        _ => multiply::<C, 4>(panel, &columns, sums),
+                    match panel.format.scaling() {
+                        Scaling::Whole => multiply::<C, 1, false>(panel, &columns, sums),
+                        Scaling::Blocks => multiply::<C, 4, false>(panel, &columns, sums),
+                        Scaling::Minimums => multiply::<C, 4, true>(panel, &columns, sums),
+                        Scaling::Halves => multiply::<C, 8, false>(panel, &columns, sums),
                     }
                 }
             }
 
-            /// `G` groups of weights with a scale of their own make a record.
+            /// `G` groups of weights with a scale of their own make a record; `M` for a minimum beside it.
             #[target_feature(enable = $features)]
-            unsafe fn multiply<const C: usize, const G: usize>(
+            unsafe fn multiply<const C: usize, const G: usize, const M: bool>(
                 panel: &Panel,
                 columns: &[*const Record; C],
                 sums: &mut [f32],
             ) {
                 // SAFETY: arrays of registers.
                 let (codes, scales): (&Codes, &Scales) = unsafe { panel.parts() };
-                let Some(sums) = sums.as_chunks_mut::<PANEL_ROWS>().0.first_chunk_mut::<C>() else {
+                let sums = sums.as_chunks_mut::<8>().0.as_chunks_mut::<2>().0;
+                const { assert!(PANEL_ROWS == 16) };
+                let Some(sums) = sums.first_chunk_mut::<C>() else {
                     return;
                 };
                 let base = i32::from(panel.digits.base);
@@ -66,7 +70,7 @@ macro_rules! tile_with {
                     for g in 0..G {
                         // Records keep -128 times the sum.
                         let mut products =
-                            x.map(|x| [_mm256_set1_epi32((x.sums[g] >> 7) * base); 2]);
+                            x.map(|x| [_mm256_set1_epi32((x.sum::<G>(g) >> 7) * base); 2]);
                         for i in 0..STEPS / G {
                             let step = step::<G>(g, i);
                             for (products, x) in products.iter_mut().zip(x) {
@@ -77,11 +81,13 @@ macro_rules! tile_with {
                                 }
                             }
                         }
-                        let weights = &scales[G * k + g];
+                        if M {
+                            subtract(&mut sums[..], &scales[k][4 + g], x.map(|x| x.totals[g]));
+                        }
+                        let weights = &scales[k][g];
                         for ((sums, products), x) in sums.iter_mut().zip(products).zip(x) {
-                            let halves = sums.as_chunks_mut::<8>().0;
-                            for ((to, p), w) in halves.iter_mut().zip(products).zip(weights) {
-                                add(to, p, *w, x.scales[g]);
+                            for ((to, p), w) in sums.iter_mut().zip(products).zip(weights) {
+                                add(to, p, *w, x.scales[g % 4]);
                             }
                         }
                     }

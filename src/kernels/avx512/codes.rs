@@ -2,29 +2,89 @@
 
 use std::arch::x86_64::*;
 
-/// A format in blocks of 32, four of which make a record.
+use crate::kernels::Scaling;
+use crate::kernels::panel::{SCALES, STEPS};
+
+/// A format's records: one, or the two of a block of 256, lie together as a unit.
+///
+/// What is asked of a caller everywhere: `UNIT_BYTES` bytes can be read at each address, and the CPU has what
+/// [`super::super::ISA`] asks for.
 pub trait Codes {
-    /// Bytes of a block.
-    const BLOCK_BYTES: usize;
-    /// Bytes of a record.
-    const BYTES: usize = 4 * Self::BLOCK_BYTES;
+    /// Bytes of a unit.
+    const UNIT_BYTES: usize;
+    /// Records of a unit.
+    const RECORDS: usize = 1;
+    /// How weights are scaled.
+    const SCALING: Scaling = Scaling::Blocks;
 
-    /// The weights plus 128: first halves of the four blocks, then second halves. And the four scales.
+    /// The weights of record `i` plus 128: first halves of the four blocks, then second halves.
     ///
     /// # Safety
-    /// `BYTES` bytes can be read at `p`, and the CPU has what [`super::super::ISA`] asks for.
-    unsafe fn load(p: *const u8) -> (__m512i, __m512i, __m128);
+    /// As said above.
+    unsafe fn codes(p: *const u8, i: usize) -> (__m512i, __m512i);
 
-    /// The same for one record of each of 16 rows, transposed: step `k` gets four weights of every row in its register
-    /// `half`, in the order of a record's `q`. The scales come as one register per block.
+    /// Its four scales, then what [`Scaling`] has beside them: minimums, or the scales of second halves.
     ///
     /// # Safety
-    /// As [`Self::load`], for every row.
-    unsafe fn load16(
+    /// As said above.
+    unsafe fn scales(p: *const u8, i: usize) -> __m256;
+
+    /// The weights of 16 rows, transposed: step `k` gets four of every row in its register `half`, in the order of a
+    /// record's `q`.
+    ///
+    /// # Safety
+    /// As said above.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn codes16(
         rows: &[*const u8; 16],
+        i: usize,
         half: usize,
-        out: &mut [[__m512i; 2]; 32],
-    ) -> [__m512; 4];
+        out: &mut [[__m512i; 2]; STEPS],
+    ) {
+        let mut low = [_mm512_setzero_si512(); 16];
+        let mut high = [_mm512_setzero_si512(); 16];
+        for (r, row) in rows.iter().enumerate() {
+            // SAFETY: the caller's word.
+            (low[r], high[r]) = unsafe { Self::codes(*row, i) };
+        }
+        transpose(&mut low);
+        transpose(&mut high);
+        for k in 0..16 {
+            (out[k][half], out[16 + k][half]) = (low[k], high[k]);
+        }
+    }
+
+    /// Their scales: one register each.
+    ///
+    /// # Safety
+    /// As said above.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn scales16(
+        rows: &[*const u8; 16],
+        i: usize,
+        half: usize,
+        out: &mut [[__m512; 2]; SCALES],
+    ) {
+        let mut by_row = [[_mm_setzero_ps(); 16]; 2];
+        for (r, row) in rows.iter().enumerate() {
+            // SAFETY: the caller's word.
+            let scales = unsafe { Self::scales(*row, i) };
+            by_row[0][r] = _mm256_castps256_ps128(scales);
+            by_row[1][r] = _mm256_extractf128_ps::<1>(scales);
+        }
+        let kinds = if Self::SCALING == Scaling::Blocks {
+            1
+        } else {
+            2
+        };
+        for (out, by_row) in out.chunks_exact_mut(4).zip(&by_row[..kinds]) {
+            for (out, scale) in out.iter_mut().zip(transpose_four(by_row)) {
+                out[half] = scale;
+            }
+        }
+    }
 }
 
 /// 16 levels, or numbers less 8: 4 bits of index in either case.
@@ -51,22 +111,19 @@ const NIBBLES: [u16; 32] = {
 };
 
 /// Where their scales lie.
-const SCALES: [u16; 8] = [0, 9, 18, 27, 0, 0, 0, 0];
+const SCALE_WORDS: [u16; 8] = [0, 9, 18, 27, 0, 0, 0, 0];
 
 impl<const L: bool> FourBit<L> {
-    /// The nibbles of four blocks, and their scales.
+    /// The nibbles of four blocks.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn raw(p: *const u8) -> (__m512i, __m128) {
-        // SAFETY: 72 bytes can be read, by the caller's word; the tables are as long as a register.
+    unsafe fn nibbles(p: *const u8) -> __m512i {
+        // SAFETY: 72 bytes can be read, by the caller's word; the table is as long as a register.
         unsafe {
             let first = _mm512_loadu_si512(p.cast());
             let last = _mm512_castsi128_si512(_mm_loadl_epi64(p.add(64).cast()));
             let index = _mm512_loadu_si512(NIBBLES.as_ptr().cast());
-            let nibbles = _mm512_permutex2var_epi16(first, index, last);
-            let index = _mm512_castsi128_si512(_mm_loadu_si128(SCALES.as_ptr().cast()));
-            let scales = _mm512_castsi512_si128(_mm512_permutexvar_epi16(index, first));
-            (nibbles, _mm_cvtph_ps(scales))
+            _mm512_permutex2var_epi16(first, index, last)
         }
     }
 
@@ -87,35 +144,44 @@ impl<const L: bool> FourBit<L> {
 }
 
 impl<const L: bool> Codes for FourBit<L> {
-    const BLOCK_BYTES: usize = 18;
+    const UNIT_BYTES: usize = 4 * 18;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn load(p: *const u8) -> (__m512i, __m512i, __m128) {
+    unsafe fn codes(p: *const u8, _: usize) -> (__m512i, __m512i) {
         // SAFETY: the caller's word.
-        let (nibbles, scales) = unsafe { Self::raw(p) };
-        let (low, high) = Self::levels(nibbles);
-        (low, high, scales)
+        Self::levels(unsafe { Self::nibbles(p) })
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn load16(
+    unsafe fn scales(p: *const u8, _: usize) -> __m256 {
+        // SAFETY: 64 bytes can be read, by the caller's word; the table is as long as a register.
+        let (first, index) = unsafe {
+            let index = _mm_loadu_si128(SCALE_WORDS.as_ptr().cast());
+            (_mm512_loadu_si512(p.cast()), _mm512_castsi128_si512(index))
+        };
+        let scales = _mm512_castsi512_si128(_mm512_permutexvar_epi16(index, first));
+        _mm256_zextps128_ps256(_mm_cvtph_ps(scales))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn codes16(
         rows: &[*const u8; 16],
+        _: usize,
         half: usize,
-        out: &mut [[__m512i; 2]; 32],
-    ) -> [__m512; 4] {
+        out: &mut [[__m512i; 2]; STEPS],
+    ) {
         let mut nibbles = [_mm512_setzero_si512(); 16];
-        let mut by_row = [_mm_setzero_ps(); 16];
-        for ((row, n), s) in rows.iter().zip(&mut nibbles).zip(&mut by_row) {
+        for (row, n) in rows.iter().zip(&mut nibbles) {
             // SAFETY: the caller's word.
-            (*n, *s) = unsafe { Self::raw(*row) };
+            *n = unsafe { Self::nibbles(*row) };
         }
         transpose(&mut nibbles);
         for (k, n) in nibbles.iter().enumerate() {
             (out[k][half], out[16 + k][half]) = Self::levels(*n);
         }
-        transpose_scales(&by_row)
     }
 }
 
@@ -140,43 +206,23 @@ impl EightBit {
 }
 
 impl Codes for EightBit {
-    const BLOCK_BYTES: usize = 34;
+    const UNIT_BYTES: usize = 4 * 34;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn load(p: *const u8) -> (__m512i, __m512i, __m128) {
+    unsafe fn codes(p: *const u8, _: usize) -> (__m512i, __m512i) {
         // SAFETY: 136 bytes can be read, by the caller's word.
-        unsafe {
-            let scale = |block: usize| i32::from(p.add(34 * block).cast::<u16>().read_unaligned());
-            let scales = _mm_set_epi32(0, 0, scale(2) | scale(3) << 16, scale(0) | scale(1) << 16);
-            (
-                Self::half(p.add(2)),
-                Self::half(p.add(18)),
-                _mm_cvtph_ps(scales),
-            )
-        }
+        unsafe { (Self::half(p.add(2)), Self::half(p.add(18))) }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn load16(
-        rows: &[*const u8; 16],
-        half: usize,
-        out: &mut [[__m512i; 2]; 32],
-    ) -> [__m512; 4] {
-        let mut low = [_mm512_setzero_si512(); 16];
-        let mut high = [_mm512_setzero_si512(); 16];
-        let mut by_row = [_mm_setzero_ps(); 16];
-        for (r, row) in rows.iter().enumerate() {
-            // SAFETY: the caller's word.
-            (low[r], high[r], by_row[r]) = unsafe { Self::load(*row) };
-        }
-        transpose(&mut low);
-        transpose(&mut high);
-        for k in 0..16 {
-            (out[k][half], out[16 + k][half]) = (low[k], high[k]);
-        }
-        transpose_scales(&by_row)
+    unsafe fn scales(p: *const u8, _: usize) -> __m256 {
+        // SAFETY: as above.
+        let scale =
+            |block: usize| i32::from(unsafe { p.add(34 * block).cast::<u16>().read_unaligned() });
+        let scales = _mm_set_epi32(0, 0, scale(2) | scale(3) << 16, scale(0) | scale(1) << 16);
+        _mm256_zextps128_ps256(_mm_cvtph_ps(scales))
     }
 }
 
@@ -211,10 +257,10 @@ pub fn transpose(x: &mut [__m512i; 16]) {
     *x = y;
 }
 
-/// Four scales of each of 16 rows to 16 rows' scale of each of four blocks.
+/// Four lanes of each of 16 rows to 16 rows' lane of each kind.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn transpose_scales(rows: &[__m128; 16]) -> [__m512; 4] {
+pub fn transpose_four(rows: &[__m128; 16]) -> [__m512; 4] {
     let four = |i: usize| {
         let x = _mm512_castps128_ps512(rows[i]);
         let x = _mm512_insertf32x4::<1>(x, rows[i + 4]);
@@ -238,3 +284,39 @@ fn transpose_scales(rows: &[__m128; 16]) -> [__m512; 4] {
 pub fn number(half: u16) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half.into())))
 }
+
+/// Calls `$then` with the codes `$F` of a format in blocks; `$planes` for the other.
+macro_rules! with_codes {
+    ($format:expr, $F:ident => $then:expr, $planes:expr) => {{
+        use $crate::kernels::Format;
+        use $crate::kernels::avx512::{codes, k_quants};
+        match $format {
+            Format::Iq4Nl => {
+                type $F = codes::FourBit<false>;
+                $then
+            }
+            Format::Q4_0 => {
+                type $F = codes::FourBit<true>;
+                $then
+            }
+            Format::Q8_0 => {
+                type $F = codes::EightBit;
+                $then
+            }
+            Format::Q4K => {
+                type $F = k_quants::FourOrFive<false>;
+                $then
+            }
+            Format::Q5K => {
+                type $F = k_quants::FourOrFive<true>;
+                $then
+            }
+            Format::Q6K => {
+                type $F = k_quants::Six;
+                $then
+            }
+            Format::Planes => $planes,
+        }
+    }};
+}
+pub(super) use with_codes;

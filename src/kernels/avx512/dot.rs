@@ -3,11 +3,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::codes::{Codes, EightBit, FourBit, number};
+use super::codes::{Codes, number, with_codes};
 use super::planes::Expand;
 use crate::kernels::few::{self, Few, Strip};
 use crate::kernels::levels::Levels;
-use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows};
+use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows, Scaling};
 
 /// [`few::dot`] of this machine.
 ///
@@ -27,14 +27,7 @@ impl Few for Wide {
         columns: &[*const Record; C],
     ) -> [[f32; R]; C] {
         // SAFETY: the caller's word.
-        unsafe {
-            match format {
-                Format::Iq4Nl => coded::<FourBit<false>, R, C>(strip, columns),
-                Format::Q4_0 => coded::<FourBit<true>, R, C>(strip, columns),
-                Format::Q8_0 => coded::<EightBit, R, C>(strip, columns),
-                Format::Planes => [[0.0; R]; C],
-            }
-        }
+        unsafe { with_codes!(format, F => coded::<F, R, C>(strip, columns), [[0.0; R]; C]) }
     }
 
     unsafe fn planes<const R: usize, const C: usize>(
@@ -67,12 +60,31 @@ impl<const C: usize> Loaded<C> {
         }
     }
 
+    /// What of `init` is for the low half of column `c`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
+    fn low_init(&self, c: usize) -> __m512i {
+        let zero = _mm512_setzero_si512();
+        let sums = _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(-128), self.low[c]);
+        _mm512_sub_epi32(zero, sums)
+    }
+
     /// The 16 sums of products of column `c` with weights plus 128.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
     fn dot(&self, c: usize, low: __m512i, high: __m512i) -> __m512 {
         let t = _mm512_dpbusd_epi32(self.init[c], low, self.low[c]);
         _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(t, high, self.high[c]))
+    }
+
+    /// The same of each half.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
+    fn halves(&self, c: usize, low_init: __m512i, low: __m512i, high: __m512i) -> [__m512; 2] {
+        let high_init = _mm512_sub_epi32(self.init[c], low_init);
+        let low = _mm512_dpbusd_epi32(low_init, low, self.low[c]);
+        let high = _mm512_dpbusd_epi32(high_init, high, self.high[c]);
+        [_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(high)]
     }
 }
 
@@ -84,21 +96,54 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
     // A copy: what is behind a pointer is read again after every prefetch.
     let strip = *strip;
     let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    let spread_second = _mm512_add_epi32(spread, _mm512_set1_epi32(4));
     let mut sums = [[_mm512_setzero_ps(); C]; R];
-    for k in 0..strip.n_records {
-        // SAFETY: the caller's word: record `k` of every row and column is there.
-        let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
-        let loaded = Loaded::new(&x);
-        strip.ask(k, F::BYTES);
-        for (row, sums) in strip.rows.iter().zip(&mut sums) {
-            let row = row.wrapping_add(k * F::BYTES);
-            // SAFETY: as above.
-            let (low, high, scales) = unsafe { F::load(row) };
+    // Four lanes per column, one per block.
+    let mut minimums = [_mm512_setzero_ps(); R];
+    for unit in 0..strip.n_records / F::RECORDS {
+        for i in 0..F::RECORDS {
+            let k = F::RECORDS * unit + i;
+            // SAFETY: the caller's word: record `k` of every row and column is there.
+            let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
+            let loaded = Loaded::new(&x);
+            strip.ask(k, F::UNIT_BYTES / F::RECORDS);
+            let mut totals = _mm512_setzero_ps();
+            let mut low_init = [_mm512_setzero_si512(); C];
             for c in 0..C {
-                // SAFETY: four numbers.
-                let scale = _mm_mul_ps(scales, unsafe { _mm_loadu_ps(x[c].scales.as_ptr()) });
-                let scale = _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(scale));
-                sums[c] = _mm512_fmadd_ps(loaded.dot(c, low, high), scale, sums[c]);
+                if F::SCALING == Scaling::Minimums {
+                    // SAFETY: four numbers.
+                    let four = unsafe { _mm_loadu_ps(x[c].totals.as_ptr()) };
+                    totals = _mm512_mask_broadcast_f32x4(totals, 0xf << (4 * c), four);
+                }
+                if F::SCALING == Scaling::Halves {
+                    low_init[c] = loaded.low_init(c);
+                }
+            }
+            for r in 0..R {
+                let row = strip.rows[r].wrapping_add(unit * F::UNIT_BYTES);
+                // SAFETY: as above.
+                let ((low, high), scales) = unsafe { (F::codes(row, i), F::scales(row, i)) };
+                if F::SCALING == Scaling::Minimums {
+                    let four = _mm512_broadcast_f32x4(_mm256_extractf128_ps::<1>(scales));
+                    minimums[r] = _mm512_fmadd_ps(four, totals, minimums[r]);
+                }
+                for c in 0..C {
+                    // SAFETY: four numbers.
+                    let by_x = unsafe { _mm_loadu_ps(x[c].scales.as_ptr()) };
+                    if F::SCALING == Scaling::Halves {
+                        let scale = _mm256_mul_ps(scales, _mm256_set_m128(by_x, by_x));
+                        let scale = _mm512_castps256_ps512(scale);
+                        let [low, high] = loaded.halves(c, low_init[c], low, high);
+                        let by_block = _mm512_permutexvar_ps(spread, scale);
+                        sums[r][c] = _mm512_fmadd_ps(low, by_block, sums[r][c]);
+                        let by_block = _mm512_permutexvar_ps(spread_second, scale);
+                        sums[r][c] = _mm512_fmadd_ps(high, by_block, sums[r][c]);
+                    } else {
+                        let scale = _mm_mul_ps(_mm256_castps256_ps128(scales), by_x);
+                        let scale = _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(scale));
+                        sums[r][c] = _mm512_fmadd_ps(loaded.dot(c, low, high), scale, sums[r][c]);
+                    }
+                }
             }
         }
     }
@@ -106,6 +151,9 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
     for r in 0..R {
         for c in 0..C {
             out[c][r] = _mm512_reduce_add_ps(sums[r][c]);
+            if F::SCALING == Scaling::Minimums {
+                out[c][r] += _mm512_mask_reduce_add_ps(0xf << (4 * c), minimums[r]);
+            }
         }
     }
     out

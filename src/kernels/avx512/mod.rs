@@ -5,6 +5,7 @@
 pub(super) mod attention;
 mod codes;
 mod dot;
+mod k_quants;
 mod panel;
 mod planes;
 mod prepare;

@@ -2,13 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::{Codes, EightBit, FourBit, number, transpose};
+use super::codes::{Codes, number, transpose, with_codes};
 use super::planes::Expand;
 use super::tile::{self, PANEL_ROWS, Scales};
 use crate::kernels::few::rests;
 use crate::kernels::levels::Levels;
 use crate::kernels::panel::{Ahead, Panel};
-use crate::kernels::{Format, RECORD_WEIGHTS, Rows};
+use crate::kernels::{RECORD_WEIGHTS, Rows};
 
 /// Takes records `first ..` of rows `row ..`, as many as fit and are there. Rows past the end repeat the last one.
 ///
@@ -27,12 +27,11 @@ pub unsafe fn unpack(panel: &mut Panel, rows: &Rows, row: usize, first: usize) {
         };
         // SAFETY: the caller's word.
         unsafe {
-            match rows.format {
-                Format::Iq4Nl => blocks::<FourBit<false>>(panel, &part, &mut ahead),
-                Format::Q4_0 => blocks::<FourBit<true>>(panel, &part, &mut ahead),
-                Format::Q8_0 => blocks::<EightBit>(panel, &part, &mut ahead),
-                Format::Planes => planes(panel, &Levels::new(rows), &part, &mut ahead),
-            }
+            with_codes!(
+                rows.format,
+                F => blocks::<F>(panel, &part, &mut ahead),
+                planes(panel, &Levels::new(rows), &part, &mut ahead)
+            );
         }
     }
 }
@@ -57,22 +56,22 @@ unsafe fn blocks<F: Codes>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
     // SAFETY: arrays of registers.
     let (all_codes, all_scales): (&mut tile::Codes, &mut Scales) = unsafe { panel.parts_mut() };
     for k in 0..n_records {
-        let at = (first + k) * F::BYTES;
+        let (unit, i) = ((first + k) / F::RECORDS, (first + k) % F::RECORDS);
         let left = width - (first + k) * RECORD_WEIGHTS;
-        let codes = &mut all_codes[k];
+        let (codes, scales) = (&mut all_codes[k], &mut all_scales[k]);
         ahead.go_on();
         // SAFETY: the caller's word; what is left of a record is copied to where a whole one can be read.
-        let scales = unsafe {
+        unsafe {
             if left >= RECORD_WEIGHTS {
-                let here: [_; 16] = std::array::from_fn(|r| rows[r].wrapping_add(at));
-                F::load16(&here, half, codes)
+                let here = rows.map(|row| row.wrapping_add(unit * F::UNIT_BYTES));
+                F::codes16(&here, i, half, codes);
+                F::scales16(&here, i, half, scales);
             } else {
-                let rests = rests(rows, width, F::BLOCK_BYTES).unwrap_or([[0; _]; _]);
-                F::load16(&std::array::from_fn(|r| rests[r].as_ptr()), half, codes)
+                let rests = rests(rows, width, F::UNIT_BYTES / 4).unwrap_or([[0; _]; _]);
+                let here = std::array::from_fn(|r| rests[r].as_ptr());
+                F::codes16(&here, 0, half, codes);
+                F::scales16(&here, 0, half, scales);
             }
-        };
-        for (b, s) in scales.iter().enumerate() {
-            all_scales[4 * k + b][half] = *s;
         }
     }
 }
@@ -111,6 +110,6 @@ unsafe fn planes(panel: &mut Panel, levels: &Levels, part: &Part, ahead: &mut Ah
                 step[half] = codes;
             }
         }
-        all_scales[k][half] = scales;
+        all_scales[k][0][half] = scales;
     }
 }

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::panel::{PANEL_RECORDS, Panel, STEPS, step};
-use crate::kernels::{Format, Record};
+use crate::kernels::panel::{PANEL_RECORDS, Panel, SCALES, STEPS, step};
+use crate::kernels::{Record, Scaling};
 
 /// Rows of a panel: two registers.
 pub const PANEL_ROWS: usize = 32;
@@ -12,8 +12,8 @@ pub const TILE_COLUMNS: usize = 6;
 
 /// A panel's weights plus 128.
 pub type Codes = [[[__m512i; 2]; STEPS]; PANEL_RECORDS];
-/// A panel's scales: four per record, or one.
-pub type Scales = [[__m512; 2]; 4 * PANEL_RECORDS];
+/// A panel's scales, record by record.
+pub type Scales = [[[__m512; 2]; SCALES]; PANEL_RECORDS];
 
 /// Adds the panel's products with up to [`TILE_COLUMNS`] columns to `sums`. A column starts at the panel's first record.
 ///
@@ -37,16 +37,18 @@ pub unsafe fn tile(panel: &Panel, columns: &[*const Record], sums: &mut [f32]) {
 unsafe fn by_groups<const C: usize>(panel: &Panel, columns: [*const Record; C], sums: &mut [f32]) {
     // SAFETY: the caller's word.
     unsafe {
-        match panel.format {
-            Format::Planes => multiply::<C, 1>(panel, &columns, sums),
-            _ => multiply::<C, 4>(panel, &columns, sums),
+        match panel.format.scaling() {
+            Scaling::Whole => multiply::<C, 1, false>(panel, &columns, sums),
+            Scaling::Blocks => multiply::<C, 4, false>(panel, &columns, sums),
+            Scaling::Minimums => multiply::<C, 4, true>(panel, &columns, sums),
+            Scaling::Halves => multiply::<C, 8, false>(panel, &columns, sums),
         }
     }
 }
 
-/// `G` groups of weights with a scale of their own make a record.
+/// `G` groups of weights with a scale of their own make a record; `M` for a minimum beside it.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
-unsafe fn multiply<const C: usize, const G: usize>(
+unsafe fn multiply<const C: usize, const G: usize, const M: bool>(
     panel: &Panel,
     columns: &[*const Record; C],
     sums: &mut [f32],
@@ -67,11 +69,11 @@ unsafe fn multiply<const C: usize, const G: usize>(
     for k in 0..panel.n_records {
         // SAFETY: the caller's word.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
-        let codes = &codes[k];
+        let (codes, scales) = (&codes[k], &scales[k]);
         for g in 0..G {
             let mut t = [[_mm512_setzero_si512(); 2]; C];
             for (t, x) in t.iter_mut().zip(x) {
-                *t = [_mm512_set1_epi32(x.sums[g]); 2];
+                *t = [_mm512_set1_epi32(x.sum::<G>(g)); 2];
             }
             for i in 0..STEPS / G {
                 let step = step::<G>(g, i);
@@ -84,13 +86,21 @@ unsafe fn multiply<const C: usize, const G: usize>(
                     t[1] = _mm512_dpbusd_epi32(t[1], b, q);
                 }
             }
-            let [a, b] = scales[G * k + g];
+            let [a, b] = scales[g];
             for ((t, x), total) in t.iter().zip(x).zip(&mut total) {
-                let scale = _mm512_set1_ps(x.scales[g]);
+                let scale = _mm512_set1_ps(x.scales[g % 4]);
                 total[0] =
                     _mm512_fmadd_ps(_mm512_cvtepi32_ps(t[0]), _mm512_mul_ps(a, scale), total[0]);
                 total[1] =
                     _mm512_fmadd_ps(_mm512_cvtepi32_ps(t[1]), _mm512_mul_ps(b, scale), total[1]);
+            }
+            if M {
+                let [a, b] = scales[4 + g];
+                for (x, total) in x.iter().zip(&mut total) {
+                    let x = _mm512_set1_ps(x.totals[g]);
+                    total[0] = _mm512_fmadd_ps(a, x, total[0]);
+                    total[1] = _mm512_fmadd_ps(b, x, total[1]);
+                }
             }
         }
     }

@@ -3,19 +3,28 @@
 use std::arch::aarch64::*;
 
 use super::ops::numbers;
+use crate::kernels::Scaling;
 
-/// A format in blocks of 32, four of which make a record.
+/// A format's records: one, or the two of a block of 256, lie together as a unit.
 pub trait Codes {
-    /// Bytes of a block.
-    const BLOCK_BYTES: usize;
-    /// Bytes of a record.
-    const BYTES: usize = 4 * Self::BLOCK_BYTES;
+    /// Bytes of a unit.
+    const UNIT_BYTES: usize;
+    /// Records of a unit.
+    const RECORDS: usize = 1;
+    /// How weights are scaled.
+    const SCALING: Scaling = Scaling::Blocks;
 
-    /// The weights of a block: first half, second half.
+    /// Block `b` of 32 weights of a unit: first half, second half.
     ///
     /// # Safety
-    /// A block can be read at `p`, and the CPU has what [`super::DOT`] asks for.
-    unsafe fn block(p: *const u8) -> (int8x16_t, int8x16_t);
+    /// `UNIT_BYTES` bytes can be read at `p`, and the CPU has what [`super::DOT`] asks for.
+    unsafe fn block(p: *const u8, b: usize) -> (int8x16_t, int8x16_t);
+
+    /// The scales of record `i`: four, then what [`Scaling`] has beside them: minimums, or those of second halves.
+    ///
+    /// # Safety
+    /// As [`Self::block`].
+    unsafe fn scales(p: *const u8, i: usize) -> [float32x4_t; 2];
 }
 
 /// 16 levels, or numbers less 8: 4 bits of index in either case.
@@ -29,14 +38,21 @@ const NON_LINEAR: [i8; 16] = [
 const LINEAR: [i8; 16] = [-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7];
 
 impl<const L: bool> Codes for FourBit<L> {
-    const BLOCK_BYTES: usize = 18;
+    const UNIT_BYTES: usize = 4 * 18;
 
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn block(p: *const u8) -> (int8x16_t, int8x16_t) {
+    unsafe fn scales(p: *const u8, _: usize) -> [float32x4_t; 2] {
+        // SAFETY: the caller's word.
+        unsafe { scales(p, 18) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn block(p: *const u8, b: usize) -> (int8x16_t, int8x16_t) {
         let table = if L { &LINEAR } else { &NON_LINEAR };
         // SAFETY: the caller's word; the table has 16 bytes.
-        let (nibbles, table) = unsafe { (vld1q_u8(p.add(2)), vld1q_s8(table.as_ptr())) };
+        let (nibbles, table) = unsafe { (vld1q_u8(p.add(18 * b + 2)), vld1q_s8(table.as_ptr())) };
         (
             vqtbl1q_s8(table, vandq_u8(nibbles, vdupq_n_u8(15))),
             vqtbl1q_s8(table, vshrq_n_u8::<4>(nibbles)),
@@ -48,31 +64,39 @@ impl<const L: bool> Codes for FourBit<L> {
 pub struct EightBit;
 
 impl Codes for EightBit {
-    const BLOCK_BYTES: usize = 34;
+    const UNIT_BYTES: usize = 4 * 34;
 
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn block(p: *const u8) -> (int8x16_t, int8x16_t) {
+    unsafe fn scales(p: *const u8, _: usize) -> [float32x4_t; 2] {
         // SAFETY: the caller's word.
-        unsafe { (vld1q_s8(p.add(2).cast()), vld1q_s8(p.add(18).cast())) }
+        unsafe { scales(p, 34) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn block(p: *const u8, b: usize) -> (int8x16_t, int8x16_t) {
+        let p = p.wrapping_add(34 * b + 2).cast();
+        // SAFETY: the caller's word.
+        unsafe { (vld1q_s8(p), vld1q_s8(p.add(16))) }
     }
 }
 
-/// The scales of a record's four blocks.
-///
-/// # Safety
-/// A record can be read at `p`.
+/// The scales that four blocks of so many bytes begin with.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-pub unsafe fn scales<F: Codes>(p: *const u8) -> float32x4_t {
+unsafe fn scales(p: *const u8, block_bytes: usize) -> [float32x4_t; 2] {
     let scale = |block| {
-        let at = p.wrapping_add(F::BLOCK_BYTES * block).cast::<u16>();
+        let at = p.wrapping_add(block_bytes * block).cast::<u16>();
         // SAFETY: the caller's word.
         unsafe { at.read_unaligned() }
     };
     let scales: [u16; 4] = std::array::from_fn(scale);
     // SAFETY: four numbers.
-    numbers(unsafe { vld1_u16(scales.as_ptr()) })
+    [
+        numbers(unsafe { vld1_u16(scales.as_ptr()) }),
+        vdupq_n_f32(0.0),
+    ]
 }
 
 /// All bits set where a byte has bit `k`: -1.
@@ -88,3 +112,39 @@ pub fn at_bit(bits: uint8x16_t, k: usize) -> int8x16_t {
 pub fn number(half: u16) -> f32 {
     vgetq_lane_f32::<0>(numbers(vdup_n_u16(half)))
 }
+
+/// Calls `$then` with the codes `$F` of a format in blocks; `$planes` for the other.
+macro_rules! with_codes {
+    ($format:expr, $F:ident => $then:expr, $planes:expr) => {{
+        use $crate::kernels::Format;
+        use $crate::kernels::neon::{codes, k_quants};
+        match $format {
+            Format::Iq4Nl => {
+                type $F = codes::FourBit<false>;
+                $then
+            }
+            Format::Q4_0 => {
+                type $F = codes::FourBit<true>;
+                $then
+            }
+            Format::Q8_0 => {
+                type $F = codes::EightBit;
+                $then
+            }
+            Format::Q4K => {
+                type $F = k_quants::FourOrFive<false>;
+                $then
+            }
+            Format::Q5K => {
+                type $F = k_quants::FourOrFive<true>;
+                $then
+            }
+            Format::Q6K => {
+                type $F = k_quants::Six;
+                $then
+            }
+            Format::Planes => $planes,
+        }
+    }};
+}
+pub(super) use with_codes;

@@ -3,11 +3,11 @@
 use std::arch::aarch64::*;
 use std::ops::Range;
 
-use super::codes::{Codes, EightBit, FourBit, at_bit, number, scales};
+use super::codes::{Codes, at_bit, number, with_codes};
 use super::ops;
 use crate::kernels::few::{self, Few, Strip};
 use crate::kernels::levels::Levels;
-use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows};
+use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows, Scaling};
 
 /// [`few::dot`] of this machine.
 ///
@@ -27,14 +27,7 @@ impl Few for Neon {
         columns: &[*const Record; C],
     ) -> [[f32; R]; C] {
         // SAFETY: the caller's word.
-        unsafe {
-            match format {
-                Format::Iq4Nl => coded::<FourBit<false>, R, C>(strip, columns),
-                Format::Q4_0 => coded::<FourBit<true>, R, C>(strip, columns),
-                Format::Q8_0 => coded::<EightBit, R, C>(strip, columns),
-                Format::Planes => [[0.0; R]; C],
-            }
-        }
+        unsafe { with_codes!(format, F => coded::<F, R, C>(strip, columns), [[0.0; R]; C]) }
     }
 
     unsafe fn planes<const R: usize, const C: usize>(
@@ -56,6 +49,13 @@ fn load(x: &Record, at: usize) -> int8x16_t {
     unsafe { vld1q_s8(numbers.as_ptr()) }
 }
 
+/// The sum of four lanes of each block, as one lane.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn by_blocks([p, q, s, t]: [int32x4_t; 4]) -> float32x4_t {
+    vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(p, q), vpaddq_s32(s, t)))
+}
+
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn coded<F: Codes, const R: usize, const C: usize>(
     strip: &Strip<R>,
@@ -67,27 +67,43 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
     for k in 0..strip.n_records {
         // SAFETY: the caller's word: record `k` of every row and column is there.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
-        strip.ask(k, F::BYTES);
+        strip.ask(k, F::UNIT_BYTES / F::RECORDS);
+        let (unit, i) = (k / F::RECORDS, k % F::RECORDS);
         for (row, sums) in strip.rows.iter().zip(&mut sums) {
-            let row = row.wrapping_add(k * F::BYTES);
+            let row = row.wrapping_add(unit * F::UNIT_BYTES);
             // SAFETY: as above.
-            let by_block = unsafe { scales::<F>(row) };
-            let mut products = [[vdupq_n_s32(0); 4]; C];
+            let [by_block, other] = unsafe { F::scales(row, i) };
+            // Of first halves, and of second ones where they have scales of their own.
+            let mut products = [[[vdupq_n_s32(0); 4]; 2]; C];
+            let second = usize::from(F::SCALING == Scaling::Halves);
             for block in 0..4 {
                 // SAFETY: as above.
-                let (low, high) = unsafe { F::block(row.add(block * F::BLOCK_BYTES)) };
+                let (low, high) = unsafe { F::block(row, 4 * i + block) };
                 for (products, x) in products.iter_mut().zip(x) {
-                    let sum = ops::dot(products[block], low, load(x, 16 * block));
-                    products[block] = ops::dot(sum, high, load(x, 64 + 16 * block));
+                    let sum = &mut products[0][block];
+                    *sum = ops::dot(*sum, low, load(x, 16 * block));
+                    let sum = &mut products[second][block];
+                    *sum = ops::dot(*sum, high, load(x, 64 + 16 * block));
                 }
             }
             for c in 0..C {
-                // One lane per block.
-                let [p, q, s, t] = products[c];
-                let all = vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(p, q), vpaddq_s32(s, t)));
-                // SAFETY: four numbers.
-                let scale = vmulq_f32(by_block, unsafe { vld1q_f32(x[c].scales.as_ptr()) });
-                sums[c] = vfmaq_f32(sums[c], all, scale);
+                // SAFETY: four numbers each.
+                let (scales, totals) = unsafe {
+                    (
+                        vld1q_f32(x[c].scales.as_ptr()),
+                        vld1q_f32(x[c].totals.as_ptr()),
+                    )
+                };
+                let all = by_blocks(products[c][0]);
+                sums[c] = vfmaq_f32(sums[c], all, vmulq_f32(by_block, scales));
+                match F::SCALING {
+                    Scaling::Minimums => sums[c] = vfmaq_f32(sums[c], other, totals),
+                    Scaling::Halves => {
+                        let all = by_blocks(products[c][1]);
+                        sums[c] = vfmaq_f32(sums[c], all, vmulq_f32(other, scales));
+                    }
+                    _ => {}
+                }
             }
         }
     }

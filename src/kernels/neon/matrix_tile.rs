@@ -3,9 +3,9 @@
 use std::arch::aarch64::*;
 
 use super::ops::mmla;
-use super::tile::{Scales, add_scaled};
+use super::tile::{Scales, add_scaled, subtract};
 use crate::kernels::panel::{PANEL_RECORDS, Panel};
-use crate::kernels::{Format, RECORD_WEIGHTS, Record};
+use crate::kernels::{RECORD_WEIGHTS, Record, Scaling};
 
 /// Weights of a record in steps of eight.
 const STEPS: usize = RECORD_WEIGHTS / 8;
@@ -38,16 +38,18 @@ unsafe fn by_groups<const P: usize>(
 ) {
     // SAFETY: the caller's word.
     unsafe {
-        match panel.format {
-            Format::Planes => multiply::<P, 1>(panel, &columns, sums),
-            _ => multiply::<P, 4>(panel, &columns, sums),
+        match panel.format.scaling() {
+            Scaling::Whole => multiply::<P, 1, false>(panel, &columns, sums),
+            Scaling::Blocks => multiply::<P, 4, false>(panel, &columns, sums),
+            Scaling::Minimums => multiply::<P, 4, true>(panel, &columns, sums),
+            Scaling::Halves => multiply::<P, 8, false>(panel, &columns, sums),
         }
     }
 }
 
-/// `G` groups of weights with a scale of their own make a record.
+/// `G` groups of weights with a scale of their own make a record; `M` for a minimum beside it.
 #[target_feature(enable = "neon,dotprod,i8mm")]
-unsafe fn multiply<const P: usize, const G: usize>(
+unsafe fn multiply<const P: usize, const G: usize, const M: bool>(
     panel: &Panel,
     columns: &[[*const Record; 2]; P],
     sums: &mut [f32],
@@ -65,10 +67,13 @@ unsafe fn multiply<const P: usize, const G: usize>(
         let x = columns.map(|pair| pair.map(|x| unsafe { &*x.add(k) }));
         for g in 0..G {
             let products = group::<P, G>(&codes[k], g, &x);
-            let weights = &scales[G * k + g];
+            let weights = &scales[k][g];
             for ((totals, products), x) in totals.iter_mut().zip(&products).zip(x) {
                 for ((to, products), x) in totals.iter_mut().zip(products).zip(x) {
-                    add_scaled(to, products, weights, x.scales[g]);
+                    add_scaled(to, products, weights, x.scales[g % 4]);
+                    if M {
+                        subtract(to, &scales[k][4 + g], x.totals[g]);
+                    }
                 }
             }
         }

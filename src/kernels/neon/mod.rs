@@ -5,6 +5,7 @@
 
 mod codes;
 mod dot;
+mod k_quants;
 mod matrix_tile;
 mod ops;
 mod panel;

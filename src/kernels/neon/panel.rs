@@ -2,12 +2,12 @@
 
 use std::arch::aarch64::*;
 
-use super::codes::{self, EightBit, FourBit, at_bit, number, scales};
+use super::codes::{self, at_bit, number, with_codes};
 use super::tile::{PANEL_ROWS, Scales};
 use crate::kernels::few::rests;
 use crate::kernels::levels::Levels;
-use crate::kernels::panel::{Ahead, PANEL_RECORDS, Panel};
-use crate::kernels::{Format, RECORD_WEIGHTS, Rows};
+use crate::kernels::panel::{Ahead, PANEL_RECORDS, Panel, SCALES};
+use crate::kernels::{RECORD_WEIGHTS, Rows, Scaling};
 
 /// Takes records `first ..` of rows `row ..`, as many as fit and are there. Rows past the end repeat the last one. `PAIRS`
 /// for products of matrices: eight weights of two rows side by side, else four of four.
@@ -27,12 +27,11 @@ pub unsafe fn unpack<const PAIRS: bool>(panel: &mut Panel, rows: &Rows, row: usi
         };
         // SAFETY: the caller's word.
         unsafe {
-            match rows.format {
-                Format::Iq4Nl => blocks::<FourBit<false>, PAIRS>(panel, &part, &mut ahead),
-                Format::Q4_0 => blocks::<FourBit<true>, PAIRS>(panel, &part, &mut ahead),
-                Format::Q8_0 => blocks::<EightBit, PAIRS>(panel, &part, &mut ahead),
-                Format::Planes => planes::<PAIRS>(panel, &Levels::new(rows), &part, &mut ahead),
-            }
+            with_codes!(
+                rows.format,
+                F => blocks::<F, PAIRS>(panel, &part, &mut ahead),
+                planes::<PAIRS>(panel, &Levels::new(rows), &part, &mut ahead)
+            );
         }
     }
 }
@@ -61,37 +60,43 @@ unsafe fn blocks<F: codes::Codes, const PAIRS: bool>(
         ahead.go_on();
         // SAFETY: the caller's word; what is left of a record is copied to where a whole one can be read.
         unsafe {
-            let to = (&mut codes[k], &mut by_block[4 * k..4 * k + 4]);
+            let to = (&mut codes[k], &mut by_block[k]);
+            let (unit, i) = (at / F::RECORDS, at % F::RECORDS);
             if left >= RECORD_WEIGHTS {
-                let here = part.rows.map(|row| row.wrapping_add(at * F::BYTES));
-                record::<F, PAIRS>(&here, part.quarter, to);
+                let here = part.rows.map(|row| row.wrapping_add(unit * F::UNIT_BYTES));
+                record::<F, PAIRS>(&here, i, part.quarter, to);
             } else {
-                let rests = rests(&part.rows, part.width, F::BLOCK_BYTES).unwrap_or([[0; _]; _]);
+                let rests = rests(&part.rows, part.width, F::UNIT_BYTES / 4).unwrap_or([[0; _]; _]);
                 let here = std::array::from_fn(|r| rests[r].as_ptr());
-                record::<F, PAIRS>(&here, part.quarter, to);
+                record::<F, PAIRS>(&here, 0, part.quarter, to);
             }
         }
     }
 }
 
-/// One record of four rows.
+/// Record `i` of a unit of four rows.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn record<F: codes::Codes, const PAIRS: bool>(
     rows: &[*const u8; 4],
+    i: usize,
     quarter: usize,
-    (codes, by_block): (&mut RecordCodes, &mut [[float32x4_t; 4]]),
+    (codes, by_block): (&mut RecordCodes, &mut [[float32x4_t; 4]; SCALES]),
 ) {
     for block in 0..4 {
         // SAFETY: the caller's word.
-        let halves = rows.map(|row| unsafe { F::block(row.add(block * F::BLOCK_BYTES)) });
+        let halves = rows.map(|row| unsafe { F::block(row, 4 * i + block) });
         put::<PAIRS>(codes, block, quarter, halves.map(|(low, _)| low));
         put::<PAIRS>(codes, 4 + block, quarter, halves.map(|(_, high)| high));
     }
     // SAFETY: the caller's word.
-    let scales = rows.map(|row| vreinterpretq_s8_f32(unsafe { scales::<F>(row) }));
-    for (to, scales) in by_block.iter_mut().zip(transpose(scales)) {
-        to[quarter] = vreinterpretq_f32_s8(scales);
+    let scales = rows.map(|row| unsafe { F::scales(row, i) });
+    let n = if F::SCALING == Scaling::Blocks { 1 } else { 2 };
+    for (kind, to) in by_block.chunks_exact_mut(4).take(n).enumerate() {
+        let scales = scales.map(|scales| vreinterpretq_s8_f32(scales[kind]));
+        for (to, scales) in to.iter_mut().zip(transpose(scales)) {
+            to[quarter] = vreinterpretq_f32_s8(scales);
+        }
     }
 }
 
@@ -132,7 +137,7 @@ unsafe fn planes<const PAIRS: bool>(
             });
             put::<PAIRS>(&mut codes[k], bit, part.quarter, weights);
         }
-        scales[k][part.quarter] = by_row;
+        scales[k][0][part.quarter] = by_row;
     }
 }
 

@@ -3,8 +3,8 @@
 use std::arch::aarch64::*;
 
 use super::ops::dot_lane;
-use crate::kernels::panel::{PANEL_RECORDS, Panel, STEPS, step};
-use crate::kernels::{Format, Record};
+use crate::kernels::panel::{PANEL_RECORDS, Panel, SCALES, STEPS, step};
+use crate::kernels::{Record, Scaling};
 
 /// Rows of a panel: four registers.
 pub const PANEL_ROWS: usize = 16;
@@ -15,8 +15,8 @@ pub const TILE_COLUMNS: usize = 4;
 pub type RecordCodes = [[int8x16_t; 4]; STEPS];
 /// A panel's weights.
 pub type Codes = [RecordCodes; PANEL_RECORDS];
-/// A panel's scales: four per record, or one.
-pub type Scales = [[float32x4_t; 4]; 4 * PANEL_RECORDS];
+/// A panel's scales, record by record.
+pub type Scales = [[[float32x4_t; 4]; SCALES]; PANEL_RECORDS];
 
 /// Adds the panel's products with up to [`TILE_COLUMNS`] columns to `sums`. A column starts at the panel's first record.
 ///
@@ -38,16 +38,18 @@ pub unsafe fn tile(panel: &Panel, columns: &[*const Record], sums: &mut [f32]) {
 unsafe fn by_groups<const C: usize>(panel: &Panel, columns: [*const Record; C], sums: &mut [f32]) {
     // SAFETY: the caller's word.
     unsafe {
-        match panel.format {
-            Format::Planes => multiply::<C, 1>(panel, &columns, sums),
-            _ => multiply::<C, 4>(panel, &columns, sums),
+        match panel.format.scaling() {
+            Scaling::Whole => multiply::<C, 1, false>(panel, &columns, sums),
+            Scaling::Blocks => multiply::<C, 4, false>(panel, &columns, sums),
+            Scaling::Minimums => multiply::<C, 4, true>(panel, &columns, sums),
+            Scaling::Halves => multiply::<C, 8, false>(panel, &columns, sums),
         }
     }
 }
 
-/// `G` groups of weights with a scale of their own make a record.
+/// `G` groups of weights with a scale of their own make a record; `M` for a minimum beside it.
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn multiply<const C: usize, const G: usize>(
+unsafe fn multiply<const C: usize, const G: usize, const M: bool>(
     panel: &Panel,
     columns: &[*const Record; C],
     sums: &mut [f32],
@@ -63,9 +65,12 @@ unsafe fn multiply<const C: usize, const G: usize>(
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
         for g in 0..G {
             let products = group::<C, G>(&codes[k], g, &x);
-            let weights = &scales[G * k + g];
+            let weights = &scales[k][g];
             for c in 0..C {
-                add_scaled(&mut sums[c], &products[c], weights, x[c].scales[g]);
+                add_scaled(&mut sums[c], &products[c], weights, x[c].scales[g % 4]);
+                if M {
+                    subtract(&mut sums[c], &scales[k][4 + g], x[c].totals[g]);
+                }
             }
         }
     }
@@ -85,6 +90,19 @@ pub fn add_scaled(
         // SAFETY: four numbers.
         unsafe {
             let sum = vfmaq_f32(vld1q_f32(to.as_ptr()), products, scale);
+            vst1q_f32(to.as_mut_ptr(), sum);
+        }
+    }
+}
+
+/// `to += minimums * x`, where `x` is less a sum of activations.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+pub fn subtract(to: &mut [[f32; 4]; 4], minimums: &[float32x4_t; 4], x: f32) {
+    for (to, minimum) in to.iter_mut().zip(minimums) {
+        // SAFETY: four numbers.
+        unsafe {
+            let sum = vfmaq_n_f32(vld1q_f32(to.as_ptr()), *minimum, x);
             vst1q_f32(to.as_mut_ptr(), sum);
         }
     }

@@ -1,0 +1,107 @@
+//! Blocks of 256 weights, whose groups have scales of a few bits.
+
+use std::arch::x86_64::*;
+
+use super::codes::{Codes, number, two};
+use crate::kernels::Scaling;
+use crate::kernels::k_quants::{four_or_five, six};
+
+/// Numbers of 4 bits, or of 5, with scales and minimums of 6.
+pub struct FourOrFive<const FIVE: bool>;
+
+impl<const FIVE: bool> Codes for FourOrFive<FIVE> {
+    const UNIT_BYTES: usize = four_or_five::codes(FIVE) + 128;
+    const RECORDS: usize = 2;
+    const SCALING: Scaling = Scaling::Minimums;
+    const BASE: Option<u8> = Some(0);
+    const DIGIT: bool = !FIVE;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pair(p: *const u8, pair: usize) -> (__m256i, __m256i) {
+        // 32 bytes hold two blocks, in lower and upper bits.
+        let shift = _mm256_setr_epi64x(0, 0, 4, 4);
+        let bits = _mm256_set_m128i(
+            _mm_set1_epi8((2u8 << (2 * pair)).cast_signed()),
+            _mm_set1_epi8((1u8 << (2 * pair)).cast_signed()),
+        );
+        let half = |at: usize| {
+            // SAFETY: the caller's word: four times 32 bytes of codes, after those of fifth bits.
+            let (codes, fifth) = unsafe {
+                let codes = p.add(four_or_five::codes(FIVE) + 32 * pair + at);
+                let fifth = p.add(four_or_five::FIFTH + at);
+                (
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128(codes.cast())),
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128(fifth.cast())),
+                )
+            };
+            let low = _mm256_srlv_epi64(codes, shift);
+            let low = _mm256_and_si256(low, _mm256_set1_epi8(15));
+            if !FIVE {
+                return low;
+            }
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(fifth, bits), bits);
+            _mm256_or_si256(low, _mm256_and_si256(set, _mm256_set1_epi8(16)))
+        };
+        (half(0), half(16))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn scales(p: *const u8, i: usize) -> __m256 {
+        // SAFETY: the caller's word.
+        let (factors, numbers) = unsafe { four_or_five::scales(p, i) };
+        let numbers = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(numbers.cast_signed()));
+        let factors = _mm_cvtph_ps(_mm_cvtsi32_si128(factors.cast_signed()));
+        let each = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+        let factors = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(factors), each);
+        _mm256_mul_ps(_mm256_cvtepi32_ps(numbers), factors)
+    }
+}
+
+/// Numbers of 6 bits, less 32, with scales of 8.
+pub struct Six;
+
+impl Codes for Six {
+    const UNIT_BYTES: usize = six::BYTES;
+    const RECORDS: usize = 2;
+    const SCALING: Scaling = Scaling::Halves;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pair(p: *const u8, pair: usize) -> (__m256i, __m256i) {
+        let (i, pair) = (pair / 2, pair % 2);
+        // The first two blocks of a record in lower bits, the others in upper ones.
+        let turn = _mm_cvtsi64_si128(4 * pair as i64);
+        let shift = _mm256_add_epi64(
+            _mm256_setr_epi64x(0, 0, 2, 2),
+            _mm256_set1_epi64x(4 * pair as i64),
+        );
+        let half = |at: usize| {
+            // SAFETY: the caller's word: 64 bytes of a record's lower bits, 32 of upper ones.
+            let (lower, upper) = unsafe {
+                let upper = p.add(six::UPPER + 32 * i + at);
+                (
+                    two(p.add(64 * i + at), 32),
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128(upper.cast())),
+                )
+            };
+            let lower = _mm256_and_si256(_mm256_srl_epi64(lower, turn), _mm256_set1_epi8(15));
+            let upper = _mm256_and_si256(_mm256_srlv_epi64(upper, shift), _mm256_set1_epi8(3));
+            let both = _mm256_or_si256(lower, _mm256_slli_epi64::<4>(upper));
+            _mm256_sub_epi8(both, _mm256_set1_epi8(32))
+        };
+        (half(0), half(16))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn scales(p: *const u8, i: usize) -> __m256 {
+        // SAFETY: the caller's word.
+        let (factor, numbers) = unsafe { six::scales(p, i) };
+        let firsts_first = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
+        let numbers = _mm_shuffle_epi8(_mm_cvtsi64_si128(numbers.cast_signed()), firsts_first);
+        let numbers = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(numbers));
+        _mm256_mul_ps(numbers, _mm256_set1_ps(number(factor)))
+    }
+}
