@@ -53,7 +53,8 @@ impl<'g> Matrix<'g> {
         let [_, rows, experts, one] = tensor.ne();
         let whole = width > 0 && width % format.block() as i64 == 0 && rows > 0 && experts > 0;
         let dense = tensor.nb()[1] >= format.row_bytes(usize::try_from(width).ok()?);
-        let known = kernels::available() && is_host(tensor) && whole && dense && one == 1;
+        let chosen = kernels::best().is_some_and(|isa| isa.is_for(format));
+        let known = chosen && is_host(tensor) && whole && dense && one == 1;
         known.then_some(matrix)
     }
 

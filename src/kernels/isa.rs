@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use super::activation::Order;
 use super::panel::Panel;
-use super::{Layout, Record, Rows};
+use super::{Format, Layout, Record, Rows};
 
 type NormOfThree = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
@@ -15,6 +15,8 @@ pub struct Isa {
     /// What the machine must have, in the makers' words.
     pub name: &'static str,
     pub(super) available: fn() -> bool,
+    /// What they are chosen for. They can compute every format, but others do not leave ggml's behind, or were not measured.
+    pub(super) formats: &'static [Format],
     /// How it wants the numbers that meet planes.
     pub(super) order: Order,
     /// Rows of a panel.
@@ -45,6 +47,11 @@ impl Isa {
     /// Whether this machine has what these kernels use.
     pub fn is_available(&self) -> bool {
         (self.available)()
+    }
+
+    /// Whether products with weights of this format are worth asking for.
+    pub fn is_for(&self, format: Format) -> bool {
+        self.formats.contains(&format)
     }
 }
 

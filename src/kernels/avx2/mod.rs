@@ -13,6 +13,7 @@ mod prepare;
 mod tile;
 mod vnni;
 
+use super::Format;
 use super::activation::Order;
 use super::isa::Isa;
 
@@ -20,6 +21,7 @@ use super::isa::Isa;
 pub static PLAIN: Isa = Isa {
     name: "AVX2 with FMA and F16C",
     available: has_avx2,
+    formats: &[Format::Iq4Nl, Format::Q4_0, Format::Q8_0, Format::Planes],
     order: Order::ByBit,
     panel_rows: tile::PANEL_ROWS,
     tile_columns: tile::TILE_COLUMNS,

@@ -56,13 +56,13 @@ unsafe fn blocks<F: Codes, const WHOLE: bool>(panel: &mut Panel, part: &Part, ah
     };
     // SAFETY: arrays of registers.
     let (codes, by_block): (&mut tile::Codes, &mut Scales) = unsafe { panel.parts_mut() };
-    for k in 0..n_records {
+    for (k, by_block) in by_block.iter_mut().enumerate().take(n_records) {
         let at = part.first + k;
         let left = part.width - at * RECORD_WEIGHTS;
         ahead.go_on();
         // SAFETY: the caller's word; what is left of a record is copied to where a whole one can be read.
         unsafe {
-            let to = (&mut *codes, k, &mut by_block[k]);
+            let to = (&mut *codes, k, by_block);
             let (unit, i) = (at / F::RECORDS, at % F::RECORDS);
             if left >= RECORD_WEIGHTS {
                 let here = part.rows.map(|row| row.wrapping_add(unit * F::UNIT_BYTES));

@@ -11,6 +11,7 @@ mod planes;
 mod prepare;
 mod tile;
 
+use super::Format;
 use super::activation::Order;
 use super::isa::Isa;
 
@@ -18,6 +19,7 @@ use super::isa::Isa;
 pub static ISA: Isa = Isa {
     name: "AVX-512 with VNNI and VBMI",
     available,
+    formats: &Format::ALL,
     order: Order::Straight,
     panel_rows: tile::PANEL_ROWS,
     tile_columns: tile::TILE_COLUMNS,

@@ -14,6 +14,7 @@ mod tile;
 
 use std::arch::is_aarch64_feature_detected;
 
+use super::Format;
 use super::activation::Order;
 use super::isa::Isa;
 
@@ -21,6 +22,7 @@ use super::isa::Isa;
 pub static DOT: Isa = Isa {
     name: "NEON with dot product",
     available: has_dot,
+    formats: &Format::ALL,
     order: Order::ByBit,
     panel_rows: tile::PANEL_ROWS,
     tile_columns: tile::TILE_COLUMNS,
