@@ -122,3 +122,39 @@ impl Rows {
         self.data.wrapping_add(index * self.stride)
     }
 }
+
+/// Calls `$then` with the codes `$F` that module `$isa` has for a format in blocks; `$planes` for the other.
+macro_rules! with_codes {
+    ($isa:ident, $format:expr, $F:ident => $then:expr, $planes:expr) => {{
+        use $crate::kernels::Format;
+        use $crate::kernels::$isa::{codes, k_quants};
+        match $format {
+            Format::Iq4Nl => {
+                type $F = codes::FourBit<false>;
+                $then
+            }
+            Format::Q4_0 => {
+                type $F = codes::FourBit<true>;
+                $then
+            }
+            Format::Q8_0 => {
+                type $F = codes::EightBit;
+                $then
+            }
+            Format::Q4K => {
+                type $F = k_quants::FourOrFive<false>;
+                $then
+            }
+            Format::Q5K => {
+                type $F = k_quants::FourOrFive<true>;
+                $then
+            }
+            Format::Q6K => {
+                type $F = k_quants::Six;
+                $then
+            }
+            Format::Planes => $planes,
+        }
+    }};
+}
+pub(super) use with_codes;

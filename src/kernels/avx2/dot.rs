@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::codes::{Codes, fours, number, with_codes};
+use super::codes::{Codes, fours, number};
 use super::planes::{bit, bits, factors};
 use crate::kernels::few::{self, Few, Strip};
+use crate::kernels::format::with_codes;
 use crate::kernels::levels::Levels;
 use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows, Scaling};
 
@@ -27,7 +28,7 @@ impl Few for Narrow {
         columns: &[*const Record; C],
     ) -> [[f32; R]; C] {
         // SAFETY: the caller's word.
-        unsafe { with_codes!(format, F => coded::<F, R, C>(strip, columns), [[0.0; R]; C]) }
+        unsafe { with_codes!(avx2, format, F => coded::<F, R, C>(strip, columns), [[0.0; R]; C]) }
     }
 
     unsafe fn planes<const R: usize, const C: usize>(

@@ -2,10 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::{Codes, number, with_codes};
+use super::codes::{Codes, number};
 use super::planes::part as bits_of;
 use super::tile::{self, PANEL_ROWS, Scales};
 use crate::kernels::few::rests;
+use crate::kernels::format::with_codes;
 use crate::kernels::levels::Levels;
 use crate::kernels::panel::{Ahead, Digits, Panel, SCALES};
 use crate::kernels::{RECORD_WEIGHTS, Rows, Scaling};
@@ -29,7 +30,7 @@ pub unsafe fn unpack<const WHOLE: bool>(panel: &mut Panel, rows: &Rows, row: usi
         // SAFETY: the caller's word.
         unsafe {
             with_codes!(
-                rows.format,
+                avx2, rows.format,
                 F => blocks::<F, WHOLE>(panel, &part, &mut ahead),
                 planes::<WHOLE>(panel, &Levels::new(rows), &part, &mut ahead)
             );

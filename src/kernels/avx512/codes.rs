@@ -284,39 +284,3 @@ pub fn transpose_four(rows: &[__m128; 16]) -> [__m512; 4] {
 pub fn number(half: u16) -> f32 {
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half.into())))
 }
-
-/// Calls `$then` with the codes `$F` of a format in blocks; `$planes` for the other.
-macro_rules! with_codes {
-    ($format:expr, $F:ident => $then:expr, $planes:expr) => {{
-        use $crate::kernels::Format;
-        use $crate::kernels::avx512::{codes, k_quants};
-        match $format {
-            Format::Iq4Nl => {
-                type $F = codes::FourBit<false>;
-                $then
-            }
-            Format::Q4_0 => {
-                type $F = codes::FourBit<true>;
-                $then
-            }
-            Format::Q8_0 => {
-                type $F = codes::EightBit;
-                $then
-            }
-            Format::Q4K => {
-                type $F = k_quants::FourOrFive<false>;
-                $then
-            }
-            Format::Q5K => {
-                type $F = k_quants::FourOrFive<true>;
-                $then
-            }
-            Format::Q6K => {
-                type $F = k_quants::Six;
-                $then
-            }
-            Format::Planes => $planes,
-        }
-    }};
-}
-pub(super) use with_codes;

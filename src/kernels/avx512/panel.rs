@@ -2,10 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::{Codes, number, transpose, with_codes};
+use super::codes::{Codes, number, transpose};
 use super::planes::Expand;
 use super::tile::{self, PANEL_ROWS, Scales};
 use crate::kernels::few::rests;
+use crate::kernels::format::with_codes;
 use crate::kernels::levels::Levels;
 use crate::kernels::panel::{Ahead, Panel};
 use crate::kernels::{RECORD_WEIGHTS, Rows};
@@ -28,7 +29,7 @@ pub unsafe fn unpack(panel: &mut Panel, rows: &Rows, row: usize, first: usize) {
         // SAFETY: the caller's word.
         unsafe {
             with_codes!(
-                rows.format,
+                avx512, rows.format,
                 F => blocks::<F>(panel, &part, &mut ahead),
                 planes(panel, &Levels::new(rows), &part, &mut ahead)
             );

@@ -112,39 +112,3 @@ pub fn at_bit(bits: uint8x16_t, k: usize) -> int8x16_t {
 pub fn number(half: u16) -> f32 {
     vgetq_lane_f32::<0>(numbers(vdup_n_u16(half)))
 }
-
-/// Calls `$then` with the codes `$F` of a format in blocks; `$planes` for the other.
-macro_rules! with_codes {
-    ($format:expr, $F:ident => $then:expr, $planes:expr) => {{
-        use $crate::kernels::Format;
-        use $crate::kernels::neon::{codes, k_quants};
-        match $format {
-            Format::Iq4Nl => {
-                type $F = codes::FourBit<false>;
-                $then
-            }
-            Format::Q4_0 => {
-                type $F = codes::FourBit<true>;
-                $then
-            }
-            Format::Q8_0 => {
-                type $F = codes::EightBit;
-                $then
-            }
-            Format::Q4K => {
-                type $F = k_quants::FourOrFive<false>;
-                $then
-            }
-            Format::Q5K => {
-                type $F = k_quants::FourOrFive<true>;
-                $then
-            }
-            Format::Q6K => {
-                type $F = k_quants::Six;
-                $then
-            }
-            Format::Planes => $planes,
-        }
-    }};
-}
-pub(super) use with_codes;

@@ -2,9 +2,10 @@
 
 use std::arch::aarch64::*;
 
-use super::codes::{self, at_bit, number, with_codes};
+use super::codes::{self, at_bit, number};
 use super::tile::{PANEL_ROWS, Scales};
 use crate::kernels::few::rests;
+use crate::kernels::format::with_codes;
 use crate::kernels::levels::Levels;
 use crate::kernels::panel::{Ahead, PANEL_RECORDS, Panel, SCALES};
 use crate::kernels::{RECORD_WEIGHTS, Rows, Scaling};
@@ -28,7 +29,7 @@ pub unsafe fn unpack<const PAIRS: bool>(panel: &mut Panel, rows: &Rows, row: usi
         // SAFETY: the caller's word.
         unsafe {
             with_codes!(
-                rows.format,
+                neon, rows.format,
                 F => blocks::<F, PAIRS>(panel, &part, &mut ahead),
                 planes::<PAIRS>(panel, &Levels::new(rows), &part, &mut ahead)
             );
