@@ -127,18 +127,17 @@ impl<const L: bool> FourBit<L> {
         }
     }
 
+    /// The weights plus 128 of the lower four bits of every byte, and of the upper ones.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
     fn levels(nibbles: __m512i) -> (__m512i, __m512i) {
         let table = if L { &LINEAR } else { &NON_LINEAR };
         // SAFETY: the table has 16 bytes.
         let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
-        let mask = _mm512_set1_epi8(15);
-        let low = _mm512_and_si512(nibbles, mask);
-        let high = _mm512_and_si512(_mm512_srli_epi16::<4>(nibbles), mask);
+        // An index has six bits. The table repeats, so what is above four does not matter.
         (
-            _mm512_shuffle_epi8(table, low),
-            _mm512_shuffle_epi8(table, high),
+            _mm512_permutexvar_epi8(nibbles, table),
+            _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(nibbles), table),
         )
     }
 }
@@ -147,7 +146,7 @@ impl<const L: bool> Codes for FourBit<L> {
     const UNIT_BYTES: usize = 4 * 18;
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,f16c")]
     unsafe fn codes(p: *const u8, _: usize) -> (__m512i, __m512i) {
         // SAFETY: the caller's word.
         Self::levels(unsafe { Self::nibbles(p) })
@@ -166,7 +165,7 @@ impl<const L: bool> Codes for FourBit<L> {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,f16c")]
     unsafe fn codes16(
         rows: &[*const u8; 16],
         _: usize,
