@@ -58,6 +58,11 @@ impl Graphs {
         self.places[0].sched.beside()
     }
 
+    /// Lets worker threads sleep until the next graph.
+    pub fn rest(&mut self) {
+        self.places[0].sched.rest();
+    }
+
     /// The graph of a topology, built and given memory if it is not there; and whether it was built. `decoding` says that
     /// it is one of generation.
     pub fn get(

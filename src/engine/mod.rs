@@ -302,6 +302,12 @@ impl Engine {
         )
     }
 
+    /// Lets worker threads sleep until the next step. They spin for a while after each, which steals time from other
+    /// engines that compute then.
+    pub fn rest(&mut self) {
+        self.graphs.rest();
+    }
+
     /// Times every operation of later steps until switched off.
     pub fn set_profiling(&mut self, on: bool) {
         self.graphs.set_profiling(on);

@@ -244,6 +244,13 @@ impl Backend {
         self.pool = Some(pool);
     }
 
+    /// Lets worker threads sleep until the next graph. Without it they spin for a tenth of a second after each.
+    pub fn rest(&mut self) {
+        if let Some(pool) = &mut self.pool {
+            pool.rest();
+        }
+    }
+
     pub(super) fn raw(&self) -> sys::ggml_backend_t {
         self.raw.as_ptr()
     }
@@ -270,6 +277,11 @@ impl ThreadPool {
             sys::ggml_threadpool_new(&mut params)
         };
         NonNull::new(raw).map(|raw| Self { raw, n_threads })
+    }
+
+    fn rest(&mut self) {
+        // SAFETY: the pool is valid; computing a graph wakes it up.
+        unsafe { sys::ggml_threadpool_pause(self.raw.as_ptr()) }
     }
 }
 

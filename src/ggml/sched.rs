@@ -116,6 +116,11 @@ impl Scheduler {
         }
     }
 
+    /// Lets worker threads sleep until the next graph.
+    pub fn rest(&mut self) {
+        lock(&self.backends).iter_mut().for_each(Backend::rest);
+    }
+
     /// Gives a graph its memory. Any graph allocated before loses its own.
     pub fn allocate(&mut self, graph: &mut Graph) -> Result<(), GgmlError> {
         if graph.allocation.is_some() {
