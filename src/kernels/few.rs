@@ -1,8 +1,8 @@
 //! Few columns: every weight is read once. What is the same on all machines.
 //!
 //! How rows are walked decides the speed, and no bit: each row has sums of its own.
-//! - **One column** is bound by memory. Two rows at a time, one from either half of the range, each asking for its own
-//!   bytes a little ahead: two streams that the prefetcher of the machines measured follows best.
+//! - **One column** is bound by memory. Rows from equal parts of the range, each asking for its own bytes a little ahead:
+//!   as many streams as the machines measured follow best.
 //! - **Several columns** compute long enough for it to lose sight. Strips of neighbouring rows ask for the next strip,
 //!   line by line in the order of memory, into the second cache: 2 columns of Q8_0 cost 1.3 times one, where two streams
 //!   cost 1.5. Planes do so for one column already.
@@ -29,6 +29,9 @@ const GROUP: usize = 4;
 
 /// The products of one kind of machine.
 pub trait Few {
+    /// Streams of one column's rows in formats whose blocks have one scale: 2 or 4. Others always have 2.
+    const STREAMS: usize;
+
     /// Products of `R` rows with `C` columns, for a format in blocks.
     ///
     /// # Safety
@@ -123,7 +126,10 @@ pub unsafe fn dot<K: Few>(
         let levels = (rows.format == Format::Planes).then(|| Levels::new(rows));
         let levels = levels.as_ref();
         match columns {
-            [column] if levels.is_none() => streams::<K>(rows, range, *column, out),
+            [column] if levels.is_none() => match (rows.format.scaling(), K::STREAMS) {
+                (Scaling::Blocks, 4) => streams::<K, 4>(rows, range, *column, out),
+                _ => streams::<K, 2>(rows, range, *column, out),
+            },
             _ => match rows.format.scaling() {
                 Scaling::Whole | Scaling::Blocks => {
                     strips::<K, STRIP>(rows, levels, range, columns, out)
@@ -136,26 +142,27 @@ pub unsafe fn dot<K: Few>(
     }
 }
 
-/// One column: rows in pairs from the two halves of the range.
-unsafe fn streams<K: Few>(
+/// One column: `N` rows at a time, one from each of `N` equal parts of the range; what is left one by one.
+unsafe fn streams<K: Few, const N: usize>(
     rows: &Rows,
     range: Range<usize>,
     column: *const Record,
     out: &mut [f32],
 ) {
-    let half = range.len() / 2;
-    for i in 0..half {
-        let pair = [i, i + half].map(|r| rows.row(range.start + r));
-        let strip = Strip::new(rows, pair, Next::Own);
+    let part = range.len() / N;
+    for i in 0..part {
+        let which: [usize; N] = std::array::from_fn(|stream| i + stream * part);
+        let strip = Strip::new(rows, which.map(|r| rows.row(range.start + r)), Next::Own);
         // SAFETY: the caller's word.
-        let [products] = unsafe { by_form::<K, 2, 1>(rows, None, &strip, &[column]) };
-        [out[i], out[i + half]] = products;
+        let [products] = unsafe { by_form::<K, N, 1>(rows, None, &strip, &[column]) };
+        for (r, product) in which.into_iter().zip(products) {
+            out[r] = product;
+        }
     }
-    if range.len() % 2 == 1 {
-        let last = Strip::new(rows, [rows.row(range.end - 1)], Next::Own);
+    for (r, out) in out.iter_mut().enumerate().skip(N * part) {
+        let last = Strip::new(rows, [rows.row(range.start + r)], Next::Own);
         // SAFETY: as above.
-        let [[product]] = unsafe { by_form::<K, 1, 1>(rows, None, &last, &[column]) };
-        out[range.len() - 1] = product;
+        [[*out]] = unsafe { by_form::<K, 1, 1>(rows, None, &last, &[column]) };
     }
 }
 

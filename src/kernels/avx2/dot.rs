@@ -22,6 +22,8 @@ pub unsafe fn dot(rows: &Rows, range: Range<usize>, columns: &[*const Record], o
 struct Narrow;
 
 impl Few for Narrow {
+    const STREAMS: usize = 2;
+
     unsafe fn blocks<const R: usize, const C: usize>(
         format: Format,
         strip: &Strip<R>,
