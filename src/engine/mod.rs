@@ -22,7 +22,9 @@ pub use stop::StopFilter;
 pub use timeline::{Finish, GenerateOptions, Generation, Prefill, Timeline};
 pub use vocab::vocab_of;
 
-use crate::ggml::{DType, Device, GgmlError, Graph, GraphError, Observer, Profile, Scheduler};
+use crate::ggml::{
+    DType, Device, GgmlError, Graph, GraphError, Observer, Profile, Scheduler, attends,
+};
 use crate::memory::{
     Checkpoint, DraftWork, Memory, MemoryConfig, MemoryError, Plan, RowSpec, SeqId, StepKind,
     Topology, Work,
@@ -38,9 +40,10 @@ const TENSORS_PER_BLOCK: usize = 160;
 const TENSORS_PER_WINDOW: usize = 40;
 const TENSORS_BESIDE_BLOCKS: usize = 1024;
 
-/// Steps in which attention sees more rows: small on the CPU, what fused kernels ask for on GPUs.
-const CPU_ROW_STEP: u32 = 64;
-const GPU_ROW_STEP: u32 = 256;
+/// Steps in which attention sees more rows. A large one lets a graph serve longer and sequences share one; fused kernels of
+/// GPUs ask for it, and our own skips what is hidden. ggml's on the CPU computes that too.
+const LARGE_ROW_STEP: u32 = 256;
+const SMALL_ROW_STEP: u32 = 64;
 
 /// How attention is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -580,15 +583,18 @@ fn memory_config(model: &Model, config: &EngineConfig) -> MemoryConfig {
         n_snapshots: config.n_snapshots,
         n_ubatch: config.n_ubatch,
         row_type: config.row_type,
-        row_step: row_step(model),
+        row_step: row_step(model, config),
     }
 }
 
-fn row_step(model: &Model) -> u32 {
-    if model.devices().iter().any(Device::is_gpu) {
-        GPU_ROW_STEP
+fn row_step(model: &Model, config: &EngineConfig) -> u32 {
+    let own = config.own_kernels
+        && config.flash_attention != FlashAttention::Off
+        && attends(config.row_type);
+    if own || model.devices().iter().any(Device::is_gpu) {
+        LARGE_ROW_STEP
     } else {
-        CPU_ROW_STEP
+        SMALL_ROW_STEP
     }
 }
 
@@ -632,7 +638,8 @@ fn attention_kernel(model: &Model, config: &EngineConfig) -> Result<KernelRule, 
             let mut on_gpu = rows.iter().filter(|r| r.device.is_gpu()).peekable();
             let any_on_gpu = on_gpu.peek().is_some();
             let fused = any_on_gpu
-                && on_gpu.all(|r| supports_flash(r.device, r, config.row_type, row_step(model)));
+                && on_gpu
+                    .all(|r| supports_flash(r.device, r, config.row_type, row_step(model, config)));
             let latent = |r: &RowSpec| r.read_by.is_some_and(|reader| reader.value_in_row);
             match any_on_gpu {
                 _ if fused => always(AttentionKernel::Flash),

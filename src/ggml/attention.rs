@@ -20,14 +20,15 @@ const MANY_HEADS: i64 = 16;
 /// From this many blocks of queries on, threads have enough to do without dividing the keys.
 const MANY_BLOCKS: usize = 8;
 
+/// Whether our kernel computes attention over rows of this type in the memory of this machine.
+pub fn attends(rows: DType) -> bool {
+    attention::available() && stored(rows).is_some()
+}
+
 impl<'g> Builder<'g> {
     /// Whether our kernel can read these keys and values: their types, their place, this machine.
     pub fn can_attend(&self, k: Tensor<'g>, v: Tensor<'g>) -> bool {
-        attention::available()
-            && k.dtype() == v.dtype()
-            && stored(k.dtype()).is_some()
-            && is_host(k)
-            && is_host(v)
+        attends(k.dtype()) && k.dtype() == v.dtype() && is_host(k) && is_host(v)
     }
 
     /// `softmax(scale * k q + mask) v`: `{v_width, heads, tokens, sequences}`.

@@ -56,6 +56,7 @@ mod store;
 mod tests;
 
 pub use allocator::give_memory_back;
+pub use attention::attends;
 pub use device::{Backend, BufferType, Device, DeviceKind, add_rpc_server, cpu_features, devices};
 pub use error::{GgmlError, GraphError, ShapeError};
 pub use graph::{Builder, Graph, Slot, Tensor};
