@@ -87,13 +87,13 @@ impl fmt::Display for Test {
 }
 
 /// Random tokens, the same in every run.
-struct Tokens {
+pub(super) struct Tokens {
     state: u32,
     n_vocab: u32,
 }
 
 impl Tokens {
-    fn new(engine: &Engine) -> Self {
+    pub(super) fn new(engine: &Engine) -> Self {
         Self {
             state: 1,
             n_vocab: engine.model().n_vocab().max(1),
@@ -108,7 +108,7 @@ impl Tokens {
         (self.state >> 8) % self.n_vocab
     }
 
-    fn take(&mut self, n: u32) -> Vec<u32> {
+    pub(super) fn take(&mut self, n: u32) -> Vec<u32> {
         (0..n).map(|_| self.next()).collect()
     }
 }

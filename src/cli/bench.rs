@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod compare;
+mod measure;
 mod output;
 mod plan;
 mod profile;
@@ -11,33 +12,38 @@ mod record;
 use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
-use oxling::bench::{Samples, Test, run_test, warm_up};
-use oxling::engine::{Engine, EngineConfig};
+use oxling::bench::Test;
 use oxling::hub::{FileName, Reference};
 use oxling::model::Model;
 
 use super::counts::Counts;
 use super::hub_args::HubArgs;
 use super::model_args::{CacheType, GpuLayers, KernelChoice, LoadMode, OnOffAuto};
+use super::spec_args::SpecType;
 use compare::Other;
+use measure::Measured;
 use output::{Format, Printer};
 use plan::{Plan, PromptGen, Setup};
-use profile::Operations;
 use record::Record;
 
 /// Measure speed of prompts and generation: the tests, flags and outputs of llama-bench.
 ///
 /// Each list of values is tried with each other one. A test is a prompt (`pp512`), generation (`tg128`) or one after
 /// the other (`pp512+tg128`), after -d tokens in memory (`@ d4096`). Numbers may be ranges: 1-4, 128-512+128, 128-4096*2.
-/// What guesses ahead bring is measured by `oxling speculation`.
+/// Tokens are random. With --spec-type, tests that generate read prose instead, again and again where it is too short, and
+/// 16 tokens of it that are not timed where there would be nothing to continue. The model goes on by its likeliest token,
+/// or with --spec-synth-rates by a drawn one; nothing ends the text. `t/s` are those with guesses, `plain` those without,
+/// `ratio` their quotient, `right` the share of guesses that were, `len` the tokens of a step that had guesses.
+/// `oxling speculation` measures given prompts, several at once, and guesses by position.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   oxling bench -m model.gguf
   oxling bench -m model.gguf -p 512,2048 -n 64 -d 0,4096 -t 1-8*2 -o json > mine.json
   oxling bench -m model.gguf --compare mine.json      # or a file of llama-bench -o json
-  oxling bench -m model.gguf -p 512 -n 32 --profile   # time by operation")]
+  oxling bench -m model.gguf -p 512 -n 32 --profile   # time by operation
+  oxling bench -m model.gguf -p 0 -n 64 --spec-type mtp --spec-draft-n-max 1-3")]
 pub struct BenchArgs {
     /// Tokens of the prompt; 0 for none.
     #[arg(
@@ -195,6 +201,36 @@ struct SetupArgs {
     /// ggml RPC servers to offload to in all tests, host:port, comma-separated.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     rpc: Vec<String>,
+    #[command(flatten)]
+    guesses: GuessArgs,
+}
+
+/// Lists of ways to guess ahead, and what is the same in all of them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Speculation (lists)")]
+struct GuessArgs {
+    /// Where guesses come from, as in `oxling run`: mtp, ngram, none or auto. Unless it is none, a test that generates
+    /// really writes: without guesses and with them, by turns, the same text, which every repetition begins elsewhere.
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "none"
+    )]
+    spec_type: Vec<SpecType>,
+    /// Most guesses per step.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "3")]
+    spec_draft_n_max: Vec<Counts>,
+    /// Always guess as many tokens as allowed, instead of as many as pay.
+    #[arg(long)]
+    no_spec_adapt: bool,
+    /// Let the head choose among the first N tokens of the vocabulary only; 0: among all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    spec_draft_vocab: u32,
+    /// Accept guesses with these probabilities, the first of a step with the first; for models of random weights. No
+    /// list: it holds in all tests.
+    #[arg(long, value_name = "P,P,...", value_delimiter = ',')]
+    spec_synth_rates: Vec<f32>,
 }
 
 /// Runs the command.
@@ -210,28 +246,21 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     for (i, (setup, test)) in plan.runs().enumerate() {
         let model = match loaded.take() {
             Some((load, model)) if load == setup.load => model,
-            _ => setup.model.load_for(setup.model.open()?, false)?,
+            _ => {
+                let head = plan.wants_head(setup.load);
+                setup.model.load_for(setup.model.open()?, head)?
+            }
         };
         let progress = Progress::new(i + 1, plan.len(), &setup, test);
-        let mut engine = engine(&model, &setup, test)?;
-        if !args.no_warmup {
-            progress.say("warm-up");
-            warm_up(&mut engine, test.n_prompt, test.n_gen)?;
-        }
-        let say = &mut |run| progress.say(&format!("run {run} of {}", args.repetitions));
-        let times = run_test(&mut engine, test, args.repetitions, say)?;
-        let samples = Samples::new(&times, test.n_tokens());
-        if args.profile {
-            progress.say("profile");
-            profiles.push(Operations::measure(&mut engine, test)?);
-        }
+        let measured = Measured::new(args, &model, &setup, test, &progress)?;
         progress.clear();
-        let record = Record::new(&model, &setup, &engine, test, samples)?;
+        let record = Record::new(&model, &setup, test, &measured, plan.speculates())?;
         printer.record(&mut out, &record)?;
         if let Some(printer) = &mut printer_err {
             printer.record(&mut std::io::stderr().lock(), &record)?;
         }
         records.push(record);
+        profiles.extend(measured.profile);
         loaded = Some((setup.load, model));
     }
     printer.finish(&mut out)?;
@@ -252,20 +281,6 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         operations.write(people)?;
     }
     Ok(())
-}
-
-/// An engine with just the context that a test needs.
-fn engine(model: &Model, setup: &Setup, test: Test) -> Result<Engine> {
-    let n_ctx = u32::try_from(test.n_ctx());
-    ensure!(
-        n_ctx.is_ok(),
-        "{test} needs more tokens than a context can have"
-    );
-    let config = EngineConfig {
-        n_ctx: n_ctx.unwrap_or(u32::MAX),
-        ..setup.compute.engine_config()?
-    };
-    Ok(Engine::new(model, config)?)
 }
 
 /// A line on a terminal that says what is being measured.

@@ -25,11 +25,11 @@ pub struct SpecArgs {
         default_value = "none",
         env = "LLAMA_ARG_SPEC_TYPE"
     )]
-    spec_type: SpecType,
+    pub spec_type: SpecType,
     /// Most tokens to guess per step; each keeps one more recurrent state.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=16),
           env = "LLAMA_ARG_SPEC_DRAFT_N_MAX")]
-    spec_draft_n_max: u32,
+    pub spec_draft_n_max: u32,
     /// Drop guesses when there are fewer than this.
     #[arg(
         long,
@@ -37,7 +37,7 @@ pub struct SpecArgs {
         default_value_t = 0,
         env = "LLAMA_ARG_SPEC_DRAFT_N_MIN"
     )]
-    spec_draft_n_min: u32,
+    pub spec_draft_n_min: u32,
     /// Stop guessing at the first token the head gives less than this probability.
     #[arg(
         long,
@@ -45,24 +45,26 @@ pub struct SpecArgs {
         default_value_t = 0.0,
         env = "LLAMA_ARG_SPEC_DRAFT_P_MIN"
     )]
-    spec_draft_p_min: f32,
+    pub spec_draft_p_min: f32,
     /// Let the head choose among the first N tokens of the vocabulary only, 0: among all. They are the frequent ones, and
     /// a guess then reads less; a token beyond them is never guessed, and comes all the same.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    spec_draft_vocab: u32,
+    pub spec_draft_vocab: u32,
     /// Always guess as many tokens as allowed. Otherwise their number follows what they cost and bring, down to none.
     #[arg(long)]
-    no_spec_adapt: bool,
+    pub no_spec_adapt: bool,
     /// Accept the first guess of a step with the first probability, and so on, whatever was drawn: measures speed on
     /// random weights; the text means nothing.
     #[arg(long, value_name = "P,P,...", value_delimiter = ',')]
-    spec_synth_rates: Vec<f32>,
+    pub spec_synth_rates: Vec<f32>,
 }
 
 /// Value of `--spec-type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SpecType {
+pub enum SpecType {
+    /// The head of models that have one.
     Auto,
+    /// This.
     Of(DraftType),
 }
 

@@ -4,20 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use oxling::engine::sampling::{Sampler, SamplingParams, VocabView};
-use oxling::engine::speculation::{
-    DraftStats, DraftType, Lane, Progress, Speculation, SpeculationParams, round,
-};
-use oxling::engine::{Engine, EngineConfig, Timeline, vocab_of};
-use oxling::memory::SeqId;
+use oxling::bench::{Draw, Generator};
+use oxling::engine::speculation::{DraftStats, DraftType, SpeculationParams};
+use oxling::engine::{EngineConfig, vocab_of};
 use oxling::model::Model;
 use oxling::tokenizer::EncodeOptions;
 use serde::Deserialize;
@@ -103,9 +97,7 @@ struct Prompt {
 /// One way to continue all prompts.
 struct Case {
     label: String,
-    engine: Engine,
-    timelines: Vec<Timeline>,
-    speculations: Vec<Speculation>,
+    generator: Generator,
     texts: Vec<Vec<u32>>,
     seconds: f64,
     domains: BTreeMap<String, DraftStats>,
@@ -118,20 +110,9 @@ impl Case {
         params: &SpeculationParams,
         config: &EngineConfig,
     ) -> Result<Self> {
-        let config = EngineConfig {
-            n_snapshots: params.n_snapshots(),
-            mtp: params.draft == DraftType::Mtp,
-            ..config.clone()
-        };
-        let engine = Engine::new(model, config)?;
-        let n = engine.config().n_seq;
         Ok(Self {
             label: label.to_owned(),
-            timelines: (0..n).map(|s| Timeline::new(SeqId(s), 0)).collect(),
-            speculations: (0..n)
-                .map(|_| Speculation::new(params.clone(), &engine))
-                .collect::<Result<_, _>>()?,
-            engine,
+            generator: Generator::new(model, params, config)?,
             texts: Vec::new(),
             seconds: 0.0,
             domains: BTreeMap::new(),
@@ -139,54 +120,29 @@ impl Case {
     }
 
     /// Continues as many prompts as there are sequences; gives the texts and the time without that of the prompts.
-    fn write(&mut self, prompts: &[&Prompt], draw: &Draw<'_>) -> Result<(Vec<Vec<u32>>, f64)> {
-        let cancel = AtomicBool::new(false);
-        let mut samplers = Vec::new();
-        for (timeline, prompt) in self.timelines.iter_mut().zip(prompts) {
-            timeline.clear(&mut self.engine)?;
-            timeline.sync(&mut self.engine, &prompt.tokens, &cancel, &mut |_, _| {})?;
-            let mut sampler = Sampler::new(draw.params, &draw.vocab, self.engine.n_ctx() as usize)?;
-            sampler.accept_prompt(&prompt.tokens);
-            samplers.push(sampler);
-        }
-        let mut progress = vec![Progress::new(Some(draw.n_predict)); prompts.len()];
+    fn write(&mut self, prompts: &[&Prompt], how: &How) -> Result<(Vec<Vec<u32>>, f64)> {
+        let tokens: Vec<&[u32]> = prompts.iter().map(|p| p.tokens.as_slice()).collect();
+        self.generator.forget()?;
+        self.generator.read(&tokens)?;
         let start = Instant::now();
-        while progress.iter().any(|p| p.finish.is_none()) {
-            let mut sinks = vec![|_: u32| ControlFlow::Continue(()); prompts.len()];
-            let mut lanes = Vec::with_capacity(prompts.len());
-            let parts = self.timelines.iter_mut().zip(&mut self.speculations);
-            let parts = parts.zip(&mut samplers).zip(&mut progress).zip(&mut sinks);
-            for ((((timeline, speculation), sampler), progress), sink) in parts {
-                lanes.push(Lane {
-                    timeline,
-                    sampler,
-                    speculation,
-                    progress,
-                    sink,
-                });
-            }
-            round(&mut self.engine, &mut lanes)?;
-        }
+        let texts = self
+            .generator
+            .write(prompts.len(), how.n_predict, &how.draw)?;
         let seconds = start.elapsed().as_secs_f64();
-        // The other cases have engines of their own, with as many threads.
-        self.engine.rest();
-        Ok((progress.into_iter().map(|p| p.tokens).collect(), seconds))
+        self.generator.rest();
+        Ok((texts, seconds))
     }
 
     /// As [`Self::write`], several times: the fastest counts, and acceptance of the first.
-    fn measure(&mut self, prompts: &[&Prompt], draw: &Draw<'_>, repeat: u32) -> Result<()> {
-        let before: Vec<DraftStats> = self
-            .speculations
-            .iter()
-            .map(|s| s.stats().clone())
-            .collect();
-        let (texts, mut best) = self.write(prompts, draw)?;
-        for ((prompt, speculation), before) in prompts.iter().zip(&self.speculations).zip(&before) {
-            let stats = self.domains.entry(prompt.domain.clone()).or_default();
-            stats.add(&speculation.stats().since(before));
+    fn measure(&mut self, prompts: &[&Prompt], how: &How, repeat: u32) -> Result<()> {
+        let before: Vec<DraftStats> = self.generator.stats().cloned().collect();
+        let (texts, mut best) = self.write(prompts, how)?;
+        for ((prompt, stats), before) in prompts.iter().zip(self.generator.stats()).zip(&before) {
+            let domain = self.domains.entry(prompt.domain.clone()).or_default();
+            domain.add(&stats.since(before));
         }
         for _ in 1..repeat {
-            best = self.write(prompts, draw)?.1.min(best);
+            best = self.write(prompts, how)?.1.min(best);
         }
         self.texts.extend(texts);
         self.seconds += best;
@@ -208,13 +164,16 @@ impl Case {
     /// Seconds of a step in which all sequences check as many guesses as this case is about.
     fn step_seconds(&self, parallel: u32) -> Option<f64> {
         let drafts: u32 = self.label.parse().ok()?;
-        self.engine.costs().step((parallel * (drafts + 1)) as usize)
+        self.generator
+            .engine()
+            .costs()
+            .step((parallel * (drafts + 1)) as usize)
     }
 
     /// Seconds of one guess for all sequences.
     fn guess_seconds(&self, parallel: u32) -> Option<f64> {
         self.label.parse::<u32>().ok()?;
-        self.engine.costs().draft(parallel as usize)
+        self.generator.engine().costs().draft(parallel as usize)
     }
 
     fn same_as(&self, plain: &Self) -> usize {
@@ -223,10 +182,9 @@ impl Case {
     }
 }
 
-/// How tokens are drawn.
-struct Draw<'a> {
-    params: &'a SamplingParams,
-    vocab: Arc<dyn VocabView>,
+/// How texts are continued.
+struct How {
+    draw: Draw,
     n_predict: u32,
 }
 
@@ -247,17 +205,20 @@ pub fn run(args: &SpeculationArgs) -> Result<()> {
     let prompts = prompts(args, &model)?;
     let mut cases = cases(args, &model, &prompts)?;
     let draw = Draw {
-        params: &sampling,
+        params: sampling,
         vocab: vocab_of(&model),
+    };
+    let how = How {
+        draw,
         n_predict: args.predict,
     };
     let bar = count_bar("prompts", prompts.len() as u64);
     for batch in prompts.chunks(args.parallel as usize) {
         for case in &mut cases {
-            let together = case.timelines.len();
+            let together = case.generator.n_seq();
             let batch: Vec<&Prompt> = batch.iter().collect();
             for part in batch.chunks(together) {
-                case.measure(part, &draw, args.repeat)?;
+                case.measure(part, &how, args.repeat)?;
             }
         }
         bar.inc(batch.len() as u64);

@@ -17,7 +17,7 @@ use super::record::Record;
 /// What makes two results the same test.
 const TEST: [&str; 3] = ["n_prompt", "n_gen", "n_depth"];
 /// Settings by which one of several results is chosen, and whose difference is said.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 9] = [
     "n_threads",
     "type_k",
     "flash_attn",
@@ -25,6 +25,8 @@ const SETTINGS: [&str; 7] = [
     "n_ubatch",
     "n_batch",
     "n_gpu_layers",
+    "spec_type",
+    "spec_n_max",
 ];
 
 /// Results of a file.
@@ -123,7 +125,13 @@ fn prefer(found: &mut Vec<&Map<String, Value>>, test: impl Fn(&Map<String, Value
 }
 
 fn agrees(record: &Record, other: &Map<String, Value>, key: &str) -> bool {
-    other.get(key) == record.fields.get(key)
+    value(other, key) == value(&record.fields, key)
+}
+
+/// A field; results that know nothing of guesses are those without any.
+fn value<'a>(result: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    let value = result.get(key).filter(|v| !v.is_null());
+    value.filter(|v| key != "spec_type" || *v != "none")
 }
 
 fn file_name(result: &Map<String, Value>) -> Option<&str> {
@@ -134,7 +142,10 @@ fn file_name(result: &Map<String, Value>) -> Option<&str> {
 fn differences(record: &Record, other: &Map<String, Value>) -> String {
     let differ = SETTINGS.iter().filter(|key| !agrees(record, other, key));
     let mut all: Vec<String> = differ
-        .filter_map(|key| other.get(*key).map(|value| format!("{key} {value}")))
+        .filter_map(|key| match value(other, key) {
+            None if *key == "spec_type" => Some("spec_type none".to_owned()),
+            found => found.map(|value| format!("{key} {value}")),
+        })
         .collect();
     if file_name(other) != file_name(&record.fields) {
         all.insert(0, file_name(other).unwrap_or("another model").to_owned());

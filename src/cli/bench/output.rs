@@ -5,6 +5,7 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
+use oxling::bench::{Samples, ratio};
 
 use super::plan::Plan;
 use super::record::Record;
@@ -40,7 +41,7 @@ struct Column {
 }
 
 /// Columns between those of the model and those of the result: field, title, width.
-const OPTIONAL: [(&str, &str, usize); 10] = [
+const OPTIONAL: [(&str, &str, usize); 12] = [
     ("n_gpu_layers", "ngl", 3),
     ("n_cpu_moe", "n_cpu_moe", 10),
     ("n_threads", "threads", 7),
@@ -51,6 +52,16 @@ const OPTIONAL: [(&str, &str, usize); 10] = [
     ("kernels", "kernels", 7),
     ("devices", "dev", 12),
     ("load_mode", "lm", 10),
+    ("spec_type", "spec", 5),
+    ("spec_n_max", "n_max", 5),
+];
+
+/// Columns behind the result, where tests guess ahead.
+const GUESSES: [(&str, &str, usize); 4] = [
+    ("plain", "plain", 20),
+    ("spec_ratio", "ratio", 13),
+    ("spec_acceptance", "right", 5),
+    ("spec_mean_len", "len", 5),
 ];
 
 impl Printer {
@@ -60,7 +71,7 @@ impl Printer {
             field,
             title,
             width,
-            left: matches!(field, "model_type" | "backends" | "devices"),
+            left: matches!(field, "model_type" | "backends" | "devices" | "spec_type"),
         };
         let on_gpu = oxling::ggml::devices()
             .iter()
@@ -77,6 +88,7 @@ impl Printer {
             ("backends", "backend", 10),
         ];
         let result = [("test", "test", 15), ("t/s", "t/s", 20)];
+        let guesses = GUESSES.into_iter().filter(|_| plan.speculates());
         let optional = OPTIONAL.into_iter().filter(|(field, ..)| shown(field));
         Self {
             format,
@@ -84,6 +96,7 @@ impl Printer {
                 .into_iter()
                 .chain(optional)
                 .chain(result)
+                .chain(guesses)
                 .map(column)
                 .collect(),
             n_records: 0,
@@ -112,7 +125,7 @@ impl Printer {
                     writeln!(out, "{}", names(record).join(","))?;
                 }
                 let quoted = |v: String| format!("\"{}\"", v.replace('"', "\"\""));
-                writeln!(out, "{}", values(record, quoted).join(","))?;
+                writeln!(out, "{}", values(record, "", quoted).join(","))?;
             }
             Format::Sql => {
                 if first {
@@ -123,7 +136,7 @@ impl Printer {
                     out,
                     "INSERT INTO llama_bench ({}) VALUES ({});",
                     names(record).join(", "),
-                    values(record, quoted).join(", ")
+                    values(record, "NULL", quoted).join(", ")
                 )?;
             }
         }
@@ -182,23 +195,37 @@ fn cell(record: &Record, field: &str) -> String {
         "model_size" => scaled((f64::from(1 << 20), "MiB"), (f64::from(1 << 30), "GiB")),
         "model_n_params" => scaled((1e6, "M"), (1e9, "B")),
         "test" => record.test.to_string(),
-        "t/s" => {
-            let (mean, deviation) = record.samples.rate();
-            format!("{mean:.2} ± {deviation:.2}")
+        "t/s" => with_spread(Some(record.samples.rate())),
+        "plain" => with_spread(record.plain.as_ref().map(Samples::rate)),
+        "spec_ratio" => {
+            let plain = record.plain.as_ref().map(Samples::rate);
+            with_spread(plain.and_then(|plain| ratio(record.samples.rate(), plain)))
+        }
+        "spec_acceptance" | "spec_mean_len" if !record.text(field).is_empty() => {
+            format!("{:.2}", number())
         }
         _ => record.text(field),
     }
+}
+
+fn with_spread(value: Option<(f64, f64)>) -> String {
+    value.map_or_else(String::new, |(mean, deviation)| {
+        format!("{mean:.2} ± {deviation:.2}")
+    })
 }
 
 fn names(record: &Record) -> Vec<&str> {
     record.fields.keys().map(String::as_str).collect()
 }
 
-fn values(record: &Record, quoted: impl Fn(String) -> String) -> Vec<String> {
-    record
-        .fields
-        .keys()
-        .map(|field| quoted(record.text(field)))
+/// Values as text; `null` is what stands for those that are not known.
+fn values(record: &Record, null: &str, quoted: impl Fn(String) -> String) -> Vec<String> {
+    let fields = record.fields.iter();
+    fields
+        .map(|(field, value)| match value {
+            serde_json::Value::Null => null.to_owned(),
+            _ => quoted(record.text(field)),
+        })
         .collect()
 }
 
@@ -207,6 +234,8 @@ fn create_table(out: &mut dyn Write, record: &Record) -> io::Result<()> {
         let ty = match value {
             serde_json::Value::String(_) => "TEXT",
             serde_json::Value::Number(n) if n.is_f64() => "REAL",
+            // Another record may have a value where the first has none.
+            serde_json::Value::Null if name != "spec_n_max" => "REAL",
             _ => "INTEGER",
         };
         format!("  {name} {ty}")

@@ -7,13 +7,17 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use oxling::bench::Test;
+use oxling::engine::speculation::DraftType;
 
 use super::super::counts::{Counts, all};
 use super::super::errors::hinted;
 use super::super::model_args::{
     CacheType, ComputeArgs, GpuLayers, KernelChoice, LoadMode, ModelArgs, OnOffAuto,
 };
-use super::{BenchArgs, SetupArgs};
+use super::super::spec_args::{SpecArgs, SpecType};
+use super::{BenchArgs, GuessArgs, SetupArgs};
+
+const NO_GUESSES: SpecType = SpecType::Of(DraftType::None);
 
 /// A prompt and generation, `512,128`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,7 @@ pub struct Setup {
     pub load: usize,
     pub model: ModelArgs,
     pub compute: ComputeArgs,
+    pub spec: SpecArgs,
 }
 
 /// All tests of all setups.
@@ -81,6 +86,17 @@ impl Plan {
     /// Number of tests.
     pub fn len(&self) -> usize {
         self.setups.len() * self.n_depth.len() * self.tests.len()
+    }
+
+    /// Whether any test may guess ahead.
+    pub fn speculates(&self) -> bool {
+        self.setups.iter().any(|s| s.spec.spec_type != NO_GUESSES)
+    }
+
+    /// Whether a test of those that share this loaded model wants its MTP head.
+    pub fn wants_head(&self, load: usize) -> bool {
+        let mut sharing = self.setups.iter().filter(|s| s.load == load);
+        sharing.any(|s| s.spec.wants_head())
     }
 
     /// Whether a field deserves a column in a table.
@@ -162,7 +178,24 @@ fn setups(args: &SetupArgs) -> Result<Vec<Setup>> {
             s.compute.threads = Some(v as usize)
         });
     }
+    setups = cross(setups, &ways_to_guess(&args.guesses), |s, (ty, n_max)| {
+        s.spec.spec_type = ty;
+        s.spec.spec_draft_n_max = n_max;
+    });
     Ok(setups)
+}
+
+/// Every type with every number of guesses; none is one way only.
+fn ways_to_guess(args: &GuessArgs) -> Vec<(SpecType, u32)> {
+    let most = all(&args.spec_draft_n_max);
+    let numbers = |ty: SpecType| match ty {
+        NO_GUESSES => vec![0],
+        _ => most.clone(),
+    };
+    let types = args.spec_type.iter();
+    types
+        .flat_map(|&ty| numbers(ty).into_iter().map(move |n| (ty, n)))
+        .collect()
 }
 
 /// A setup whose lists are still to be filled in.
@@ -192,6 +225,15 @@ fn first(args: &SetupArgs) -> Setup {
             cache_type_k: CacheType(oxling::ggml::DType::F16),
             cache_type_v: None,
         },
+        spec: SpecArgs {
+            spec_type: NO_GUESSES,
+            spec_draft_n_max: 0,
+            spec_draft_n_min: 0,
+            spec_draft_p_min: 0.0,
+            spec_draft_vocab: args.guesses.spec_draft_vocab,
+            no_spec_adapt: args.guesses.no_spec_adapt,
+            spec_synth_rates: args.guesses.spec_synth_rates.clone(),
+        },
     }
 }
 
@@ -209,6 +251,8 @@ fn varied(args: &SetupArgs) -> Vec<&'static str> {
         ("kernels", args.kernels != [KernelChoice::Own]),
         ("devices", !args.device.is_empty()),
         ("load_mode", args.load_mode != [LoadMode::Auto]),
+        ("spec_type", args.guesses.spec_type != [NO_GUESSES]),
+        ("spec_n_max", args.guesses.spec_type != [NO_GUESSES]),
     ];
     candidates.iter().filter(|c| c.1).map(|c| c.0).collect()
 }

@@ -6,14 +6,16 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use oxling::bench::{Samples, Test};
-use oxling::engine::Engine;
+use oxling::bench::{Samples, Test, ratio};
+use oxling::engine::EngineConfig;
+use oxling::engine::speculation::{DraftStats, DraftType};
 use oxling::ggml::Device;
 use oxling::model::Model;
 use oxling::quantize::FileType;
 use serde_json::{Map, Value, json};
 
 use super::super::model_args::{GpuLayers, LoadMode, OnOffAuto};
+use super::measure::Measured;
 use super::plan::Setup;
 
 /// A test's result: what llama-bench's JSON objects have, in its order, `samples_*` last.
@@ -22,19 +24,23 @@ pub struct Record {
     pub fields: Map<String, Value>,
     /// The repetitions.
     pub samples: Samples,
+    /// The repetitions without guesses, if there were guesses.
+    pub plain: Option<Samples>,
     /// The test.
     pub test: Test,
 }
 
 impl Record {
-    /// The result of a test. Fields for which this program has no setting hold llama-bench's defaults.
+    /// The result of a test. Fields for which this program has no setting hold llama-bench's defaults; `speculates` adds
+    /// those of guesses.
     pub fn new(
         model: &Model,
         setup: &Setup,
-        engine: &Engine,
         test: Test,
-        samples: Samples,
+        measured: &Measured,
+        speculates: bool,
     ) -> Result<Self> {
+        let samples = measured.samples.clone();
         let (avg_ns, stddev_ns) = samples.time();
         let (avg_ts, stddev_ts) = samples.rate();
         let result = [
@@ -47,15 +53,20 @@ impl Record {
             ("avg_ts", json!(avg_ts)),
             ("stddev_ts", json!(stddev_ts)),
         ];
-        let fields = machine(model)?
+        let mut fields: Map<String, Value> = machine(model)?
             .into_iter()
-            .chain(settings(setup, engine))
+            .chain(settings(setup, &measured.config))
             .chain(result)
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
+        if speculates {
+            let guesses = guesses(measured).into_iter();
+            fields.extend(guesses.map(|(name, value)| (name.to_owned(), value)));
+        }
         Ok(Self {
             fields,
             samples,
+            plain: measured.compared.as_ref().map(|c| c.0.clone()),
             test,
         })
     }
@@ -74,8 +85,8 @@ impl Record {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Bool(on)) => u8::from(*on).to_string(),
             Some(Value::Number(n)) if n.is_f64() => format!("{:.6}", n.as_f64().unwrap_or(0.0)),
+            None | Some(Value::Null) => String::new(),
             Some(other) => other.to_string(),
-            None => String::new(),
         }
     }
 }
@@ -107,9 +118,30 @@ fn machine(model: &Model) -> Result<[(&'static str, Value); 9]> {
     ])
 }
 
+/// How tokens were guessed and what it brought; nothing where none were.
+fn guesses(measured: &Measured) -> [(&'static str, Value); 6] {
+    let (params, compared) = (&measured.speculation, &measured.compared);
+    let guessing = params.draft != DraftType::None;
+    let brought = compared.as_ref().map(|(_, stats)| stats);
+    let share = |stats: &DraftStats| match stats.n_drafted() {
+        0 => None,
+        n => Some(stats.n_accepted() as f64 / n as f64),
+    };
+    let plain = compared.as_ref().map(|(plain, _)| plain.rate());
+    let quotient = plain.and_then(|plain| ratio(measured.samples.rate(), plain));
+    [
+        ("spec_type", json!(params.draft.name())),
+        ("spec_n_max", json!(guessing.then_some(params.n_max))),
+        ("spec_acceptance", json!(brought.and_then(share))),
+        ("spec_mean_len", json!(brought.map(DraftStats::mean_length))),
+        ("avg_ts_plain", json!(plain.map(|p| p.0))),
+        ("spec_ratio", json!(quotient.map(|q| q.0))),
+    ]
+}
+
 /// What the flags chose.
-fn settings(setup: &Setup, engine: &Engine) -> [(&'static str, Value); 26] {
-    let (given, config) = (&setup.model, engine.config());
+fn settings(setup: &Setup, config: &EngineConfig) -> [(&'static str, Value); 26] {
+    let given = &setup.model;
     let row_type = config.row_type.name().to_ascii_lowercase();
     let devices = if given.device.is_empty() {
         "auto".to_owned()
