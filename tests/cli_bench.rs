@@ -423,6 +423,58 @@ fn bench_tries_every_value_with_every_other() {
     assert_eq!(setups, expected);
 }
 
+/// Checks the table of parts of the network: its shares are all of the time, and those beside products are the last line's.
+fn shares_add_up(out: &str) {
+    let (_, parts) = out.split_once("part of the network").unwrap();
+    let (parts, last) = parts.split_once("not products with weights: ").unwrap();
+    let share = |l: &str| -> f64 {
+        let cells: Vec<&str> = l.split_whitespace().collect();
+        assert_eq!(cells.last(), Some(&"%"), "{l}");
+        cells[cells.len() - 2].parse().unwrap()
+    };
+    let rows: Vec<&str> = parts.lines().skip(1).filter(|l| !l.is_empty()).collect();
+    let products = [
+        "experts",
+        "projections",
+        "dense",
+        "output",
+        "rounding",
+        "other matrices",
+    ];
+    let beside = |l: &&&str| !products.iter().any(|p| l.trim_start().starts_with(p));
+    // Each share is rounded to a tenth.
+    let slack = 0.05 * (rows.len() + 1) as f64;
+    let all: f64 = rows.iter().map(|l| share(l)).sum();
+    let rest: f64 = rows.iter().filter(beside).map(|l| share(l)).sum();
+    let told: f64 = last.split(' ').next().unwrap().parse().unwrap();
+    assert!(
+        (all - 100.0).abs() < slack && (rest - told).abs() < slack,
+        "{out}"
+    );
+    // The model has all of these, and a prompt computes them.
+    for part in [
+        "experts",
+        "projections",
+        "dense",
+        "output",
+        "router",
+        "norms",
+        "rope",
+        "scan",
+        "attention ",
+    ] {
+        assert!(
+            rows.iter().any(|l| l.trim_start().starts_with(part)),
+            "{part}: {out}"
+        );
+    }
+    let largest = rows.iter().max_by(|a, b| share(a).total_cmp(&share(b)));
+    assert!(
+        largest.is_some_and(|l| !l.contains("other matrices")),
+        "{out}"
+    );
+}
+
 #[test]
 fn bench_compares_with_earlier_results_and_shows_operations() {
     let folder = tempfile::tempdir().unwrap();
@@ -464,6 +516,7 @@ fn bench_compares_with_earlier_results_and_shows_operations() {
         .unwrap();
     assert_eq!(row.matches(" -").count(), 2, "{row}");
     assert!(out.contains("MUL_MAT") && out.contains("IQ4_NL"), "{out}");
+    shares_add_up(&out);
 
     let args = [&args[..], &[path.to_str().unwrap(), "-o", "json"]].concat();
     let (out, err) = outputs(&args);
@@ -774,7 +827,7 @@ fn what_is_timed_fills_the_memory_as_it_should() {
     let profile = profile_test(&mut engine, test).unwrap();
     // Ours or ggml's, as the machine has it.
     let is_scan = |op: &str| ["SCAN", "SSM_SCAN"].contains(&op);
-    let scans = profile.entries.iter().filter(|e| is_scan(&e.0)).count();
+    let scans = profile.entries.iter().filter(|e| is_scan(&e.op)).count();
     assert!(scans > 0 && scans % 4 == 0, "{scans} scans in 4 graphs");
     assert!(engine.take_profile().entries.is_empty());
 }

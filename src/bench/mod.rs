@@ -7,11 +7,13 @@
 #![forbid(unsafe_code)]
 
 mod chart;
+mod classes;
 mod runs;
 mod samples;
 mod speculative;
 
 pub use chart::{Chart, Line, svg};
+pub use classes::Class;
 pub use runs::{Cell, CellOptions, CellTimes, Test, profile_test, run_cell, run_test, warm_up};
 pub use samples::{Samples, ratio};
 pub use speculative::{Compared, Comparison, Draw, Generator, n_ctx_speculated};

@@ -90,7 +90,8 @@ pub struct BenchArgs {
     /// Also print the ratio to the results in a JSON file of this command or of llama-bench.
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// Also print time by operation, from one more run of each test.
+    /// Also print time by operation and by part of the network, from one more run of each test. The clock slows steps of one
+    /// token down.
     #[arg(long)]
     profile: bool,
     #[command(flatten)]

@@ -65,7 +65,7 @@ pub use observe::{Activations, Chosen, Observe, Observer, Product};
 pub use products::{Matrix, Quantized};
 pub use quant::{can_encode, dequantize, needs_importance, quantize, usable_as_matrix};
 pub use rope::{Rope, RopeKind};
-pub use sched::{Profile, Scheduler};
+pub use sched::{Profile, Scheduler, Timed};
 pub use store::{Placement, Store, StoreBuilder, TensorId};
 
 /// Element type of a tensor: the same list as in a GGUF file.

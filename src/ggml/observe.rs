@@ -151,7 +151,7 @@ pub(super) unsafe extern "C" fn on_product(
 }
 
 /// A weight's name in the file: the scheduler calls a copy on another device `DEVICE#NAME#PART`.
-fn own_name(name: &str) -> &str {
+pub(super) fn own_name(name: &str) -> &str {
     match name.split_once('#') {
         Some((_, rest)) => rest.split_once('#').map_or(rest, |(name, _)| name),
         None => name,

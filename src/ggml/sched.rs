@@ -13,7 +13,7 @@ use ggml_sys as sys;
 
 use super::device::{Backend, text};
 use super::graph::{SlotKind, dtype_of};
-use super::observe::{Observer, Watch, on_product};
+use super::observe::{Observer, Watch, on_product, own_name};
 use super::store::{check_range, name_of};
 use super::{DType, Device, DeviceKind, GgmlError, Graph, Slot};
 
@@ -423,13 +423,28 @@ fn describe(tensor: NonNull<sys::ggml_tensor>) -> String {
 /// Time per operation.
 #[derive(Debug, Default)]
 pub struct Profile {
-    /// Operation, name of the result, type of its first operand, time.
-    pub entries: Vec<(String, String, String, Duration)>,
+    /// Operations in the order in which they were computed.
+    pub entries: Vec<Timed>,
+}
+
+/// An operation that was computed once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Timed {
+    /// The operation, by ggml's name or by ours.
+    pub op: String,
+    /// Name of the result.
+    pub result: String,
+    /// Type of the first operand; `-` if there is none.
+    pub ty: String,
+    /// Name of the first operand that is a stored tensor; empty if none is.
+    pub weight: String,
+    /// Time it took.
+    pub time: Duration,
 }
 
 struct Recorder {
     last: Instant,
-    entries: Vec<(String, String, String, Duration)>,
+    entries: Vec<Timed>,
 }
 
 /// Called by the scheduler before (`ask`) and after each node.
@@ -445,22 +460,40 @@ unsafe extern "C" fn on_node(tensor: *mut sys::ggml_tensor, ask: bool, data: *mu
         recorder.last = Instant::now();
         return true;
     }
-    // SAFETY: the node is valid while the graph computes.
-    let (op, ty) = unsafe {
-        let source = tensor.as_ref().src[0];
-        let ty = NonNull::new(source).and_then(|s| dtype_of(s.as_ref()));
+    let time = recorder.last.elapsed();
+    // SAFETY: the node is valid while the graph computes, and so are its sources.
+    let (op, ty, weight) = unsafe {
+        let node = tensor.as_ref();
+        let ty = NonNull::new(node.src[0]).and_then(|s| dtype_of(s.as_ref()));
+        let sources = node.src.iter().filter_map(|s| NonNull::new(*s));
+        let weight = sources.map(weight_name).find(|name| !name.is_empty());
         // A node of ours says itself what it is.
-        let op = match tensor.as_ref().op {
-            sys::GGML_OP_CUSTOM => super::store::name_of(tensor),
+        let op = match node.op {
+            sys::GGML_OP_CUSTOM => name_of(tensor),
             _ => text(sys::ggml_op_desc(tensor.as_ptr())),
         };
-        (op, ty)
+        (op, ty, weight)
     };
-    recorder.entries.push((
+    recorder.entries.push(Timed {
         op,
-        name_of(tensor),
-        ty.map_or("-", |t| t.name()).to_owned(),
-        recorder.last.elapsed(),
-    ));
+        result: name_of(tensor),
+        ty: ty.map_or("-", |t| t.name()).to_owned(),
+        weight: weight.unwrap_or_default(),
+        time,
+    });
     true
+}
+
+/// The name of a stored tensor, or of the one that this is a view of; empty for any other.
+fn weight_name(tensor: NonNull<sys::ggml_tensor>) -> String {
+    // SAFETY: callers pass a valid tensor; what it is a view of is valid with it.
+    let root = NonNull::new(unsafe { tensor.as_ref() }.view_src).unwrap_or(tensor);
+    let name = name_of(root);
+    let name = own_name(&name);
+    let is_stored = name.ends_with(".weight") || name.ends_with(".bias");
+    if is_stored {
+        name.to_owned()
+    } else {
+        String::new()
+    }
 }

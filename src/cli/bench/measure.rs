@@ -62,7 +62,7 @@ impl Measured {
                 samples: Samples::new(&times, test.n_tokens()),
                 speculation,
                 compared: None,
-                profile: profile.transpose()?.map(|p| Operations::new(test, p)),
+                profile: profile.transpose()?.map(|p| Operations::new(test, &p)),
             });
         }
         progress.say("without guesses and with them");
@@ -75,7 +75,7 @@ impl Measured {
             samples: Samples::new(&times.guessing, test.n_tokens()),
             speculation,
             compared: Some((plain, times.stats)),
-            profile: profile.transpose()?.map(|p| Operations::new(test, p)),
+            profile: profile.transpose()?.map(|p| Operations::new(test, &p)),
         })
     }
 }
