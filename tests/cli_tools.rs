@@ -151,6 +151,55 @@ fn inspect_tells_what_is_in_a_file_and_what_it_takes() {
 }
 
 #[test]
+fn inspect_says_what_a_token_reads() {
+    let demo = demo_path();
+    let args = [
+        "inspect",
+        text(&demo),
+        "--json",
+        "-c",
+        "1000,2000",
+        "-ctk",
+        "q8_0",
+    ];
+    let report = json(&[&args[..], &["--bandwidth", "10"]].concat());
+    let number = |value: &Value| value.as_u64().unwrap();
+    let reading = &report["reading"];
+    // A token uses 4 of 16 experts, and one row of the embedding's 4096. Block 8 is the MTP head.
+    let mut expected = 0;
+    for tensor in report["tensors"].as_array().unwrap() {
+        let (name, bytes) = (tensor["name"].as_str().unwrap(), number(&tensor["bytes"]));
+        expected += match name {
+            _ if name.starts_with("blk.8.") => 0,
+            _ if name.contains("_exps.") => bytes / 4,
+            "token_embd.weight" => bytes / 4096,
+            _ => bytes,
+        };
+    }
+    assert_eq!(number(&reading["weights"]), expected);
+    let parts = reading["parts"].as_array().unwrap();
+    let sum: u64 = parts.iter().map(|p| number(&p["bytes"])).sum();
+    assert_eq!(sum, expected);
+    // Six states of 4 heads of 64 x 64, F32, read and written; two blocks with rows of 160 values.
+    let states = 2 * 4 * 6 * 4 * 64 * 64;
+    assert_eq!(number(&reading["states"]), states);
+    let contexts = reading["contexts"].as_array().unwrap();
+    for (at, context) in contexts.iter().zip([1000, 2000]) {
+        let rows = context * 2 * 160 / 32 * 34;
+        assert_eq!(
+            (number(&at["context"]), number(&at["rows"])),
+            (context, rows)
+        );
+        let total = expected + states + rows;
+        assert_eq!(number(&at["total"]), total);
+        let rate = at["tokens_per_second"].as_f64().unwrap();
+        assert!((rate * total as f64 / 10e9 - 1.0).abs() < 1e-9, "{at}");
+    }
+    let without = json(&args);
+    assert!(without["reading"]["contexts"][0]["tokens_per_second"].is_null());
+}
+
+#[test]
 fn inspect_for_people_is_plain_text_in_aligned_columns() {
     let demo = demo_path();
     let overview = stdout(&["inspect", text(&demo)]);
@@ -161,6 +210,7 @@ fn inspect_for_people_is_plain_text_in_aligned_columns() {
         "MTP head",
         "what would run where",
         "memory for",
+        "what a token of generation reads",
     ] {
         assert!(overview.contains(part), "no `{part}` in {overview}");
     }

@@ -73,6 +73,10 @@ pub struct SynthArgs {
     /// Split the model into files of at most this size, such as 20G or 500M.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     split_max_size: Option<u64>,
+    /// Leave the random weights out: they are zeros, and on disks with holes in files take no room. To measure how a model
+    /// larger than the disk is loaded.
+    #[arg(long)]
+    sparse: bool,
     /// Print what would be made, and make nothing.
     #[arg(long)]
     dry_run: bool,
@@ -174,6 +178,7 @@ pub fn run(args: &SynthArgs) -> Result<()> {
         experts: args.expert_ty,
         seed: args.seed,
         split_max_bytes: args.split_max_size,
+        sparse: args.sparse,
     };
     let blueprint = Blueprint::new(&recipe)?;
     let (bytes, parameters) = (blueprint.bytes(), blueprint.n_params());

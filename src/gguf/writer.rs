@@ -108,6 +108,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Leaves a whole tensor as it is in a new file: zeros, which take no room where the disk has holes in files.
+    ///
+    /// # Errors
+    /// There is no such tensor.
+    pub fn leave_zero(&self, index: usize) -> Result<(), GgufError> {
+        let bytes = self.info(index)?.bytes;
+        self.written[index].fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Writes a whole tensor.
     ///
     /// # Errors

@@ -25,6 +25,18 @@ pub(super) enum Content {
     Ones,
     /// Zeros, F32.
     Zeros,
+    /// Zeros of any type, which nobody writes.
+    Hole,
+}
+
+impl Content {
+    /// What a file without random weights has instead.
+    pub(super) fn sparse(self) -> Self {
+        match self {
+            Self::Random | Self::Planes => Self::Hole,
+            small => small,
+        }
+    }
 }
 
 /// Weights in one pool: enough that rows of a matrix differ, few enough to encode in a moment with the slowest type.
@@ -180,6 +192,10 @@ pub(super) fn fill(
 ) -> Result<(), SynthError> {
     let mut pieces = Vec::new();
     for (tensor, info) in writer.tensors().iter().enumerate() {
+        if contents[tensor] == Content::Hole {
+            writer.leave_zero(tensor)?;
+            continue;
+        }
         let rows = info.shape.rows();
         let step = (PIECE_BYTES / (info.bytes / rows).max(1)).max(1);
         let starts = (0..rows).step_by(step as usize);

@@ -43,6 +43,8 @@ pub struct Recipe {
     pub seed: u64,
     /// Largest file, to get a split model.
     pub split_max_bytes: Option<u64>,
+    /// Leave the random weights out: zeros that take no room on disks which have holes in files.
+    pub sparse: bool,
 }
 
 /// How matrices of routed experts are stored.

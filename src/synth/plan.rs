@@ -37,6 +37,7 @@ pub struct Blueprint {
     fallbacks: Vec<Fallback>,
     seed: u64,
     split_max_bytes: Option<u64>,
+    sparse: bool,
 }
 
 impl Blueprint {
@@ -83,6 +84,7 @@ impl Blueprint {
             fallbacks,
             seed: recipe.seed,
             split_max_bytes: recipe.split_max_bytes,
+            sparse: recipe.sparse,
         })
     }
 
@@ -119,6 +121,10 @@ impl Blueprint {
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Written, SynthError> {
         let (plans, contents): (Vec<TensorPlan>, Vec<Content>) = self.tensors.into_iter().unzip();
+        let contents: Vec<Content> = match self.sparse {
+            true => contents.into_iter().map(Content::sparse).collect(),
+            false => contents,
+        };
         let rows = plans
             .iter()
             .zip(&contents)

@@ -17,6 +17,7 @@ fn recipe(dims: Dims, ty: GgmlType) -> Recipe {
         experts: None,
         seed: 1,
         split_max_bytes: None,
+        sparse: false,
     }
 }
 
@@ -59,6 +60,44 @@ fn the_same_seed_gives_the_same_file_and_another_another() {
     }
     assert!(bytes[0] == bytes[1]);
     assert!(bytes[0] != bytes[2]);
+}
+
+#[test]
+fn a_sparse_file_is_the_same_but_for_weights_that_are_zero() {
+    for experts in [None, Some(ExpertType::Planes)] {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let files = [false, true].map(|sparse| Recipe {
+            sparse,
+            experts,
+            ..recipe(tiny(), GgmlType::IQ4_NL)
+        });
+        let paths = [0, 1].map(|i| make(&files[i], folders[i].path()));
+        let [full, sparse] = paths.clone().map(|path| Gguf::open(&path).unwrap());
+        assert_eq!(full.metadata().len(), sparse.metadata().len());
+        for (a, b) in full.tensors().iter().zip(sparse.tensors()) {
+            assert_eq!(
+                (&a.name, a.ty, a.offset, a.bytes),
+                (&b.name, b.ty, b.offset, b.bytes)
+            );
+            let empty = sparse.data(b).iter().all(|&byte| byte == 0);
+            let small = a.ty == GgmlType::F32 && a.shape.n_dims() == 1;
+            assert!(
+                if small {
+                    full.data(a) == sparse.data(b)
+                } else {
+                    empty || a.ty == GgmlType::F32
+                },
+                "{}",
+                a.name
+            );
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            let used = paths.map(|path| 512 * std::fs::metadata(path).unwrap().blocks());
+            assert!(used[1] < used[0] / 4, "{used:?} bytes on the disk");
+        }
+    }
 }
 
 #[test]

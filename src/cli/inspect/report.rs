@@ -11,7 +11,7 @@ use oxling::planes::PlaneLayout;
 use oxling::tokenizer::Tokenizer;
 use serde::Serialize;
 
-use super::cost::{memory, placement};
+use super::cost::{memory, placement, reading};
 use super::values::entry;
 
 /// What to work out beside the file itself.
@@ -19,6 +19,8 @@ pub struct Wishes {
     pub contexts: Vec<u32>,
     pub n_seq: u32,
     pub row_type: DType,
+    /// GB/s.
+    pub bandwidth: Option<f64>,
     pub full: bool,
 }
 
@@ -40,6 +42,7 @@ pub struct Report {
     pub parts: Vec<Share>,
     pub devices: Vec<DeviceReport>,
     pub memory: Vec<MemoryReport>,
+    pub reading: Option<ReadingReport>,
     pub metadata: Vec<Entry>,
     pub tensors: Vec<TensorReport>,
 }
@@ -118,6 +121,36 @@ pub struct MemoryReport {
     pub total: u64,
 }
 
+/// What one token of generation reads of the model and of memory, by one sequence without guesses ahead.
+#[derive(Serialize)]
+pub struct ReadingReport {
+    /// Weights, by part of the model.
+    pub parts: Vec<ReadShare>,
+    /// All weights.
+    pub weights: u64,
+    /// Recurrent states, read and written.
+    pub states: u64,
+    pub contexts: Vec<ReadingAt>,
+}
+
+/// Bytes that a token reads of a part of the model.
+#[derive(Serialize)]
+pub struct ReadShare {
+    pub name: &'static str,
+    pub bytes: u64,
+}
+
+/// What a token reads with so many in memory.
+#[derive(Serialize)]
+pub struct ReadingAt {
+    pub context: u32,
+    /// Attention rows.
+    pub rows: u64,
+    pub total: u64,
+    /// At most, if reading were all.
+    pub tokens_per_second: Option<f64>,
+}
+
 /// A metadata entry.
 #[derive(Serialize)]
 pub struct Entry {
@@ -191,6 +224,10 @@ impl Report {
                 .as_ref()
                 .map(|model| memory(model, wishes))
                 .unwrap_or_default(),
+            reading: loaded
+                .as_ref()
+                .ok()
+                .map(|model| reading(model, wishes, |t| part_of(&t.name, first_mtp))),
             metadata: gguf
                 .metadata()
                 .iter()

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
-use super::report::{Report, Share};
+use super::report::{ReadingReport, Report, Share};
 use crate::cli::table::{Align, Table, human_bytes};
 
 const HEADING: Style = Style::new().bold();
@@ -35,6 +35,10 @@ pub fn overview(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     if !report.memory.is_empty() {
         writeln!(out)?;
         memory(out, report)?;
+    }
+    if let Some(of_token) = &report.reading {
+        writeln!(out)?;
+        reading(out, of_token)?;
     }
     Ok(())
 }
@@ -247,6 +251,40 @@ fn memory(out: &mut dyn Write, report: &Report) -> io::Result<()> {
             human_bytes(m.weights),
             human_bytes(m.total),
         ]);
+    }
+    table.write(out)
+}
+
+fn reading(out: &mut dyn Write, reading: &ReadingReport) -> io::Result<()> {
+    heading(out, "what a token of generation reads")?;
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
+    for share in &reading.parts {
+        table.row([share.name.to_owned(), human_bytes(share.bytes)]);
+    }
+    table.row(["all weights".to_owned(), human_bytes(reading.weights)]);
+    if reading.states > 0 {
+        let states = "states, read and written".to_owned();
+        table.row([states, human_bytes(reading.states)]);
+    }
+    table.write(out)?;
+    let mut columns = vec![
+        ("context", Align::Right),
+        ("attention rows", Align::Right),
+        ("total", Align::Right),
+    ];
+    let mut bounds = reading.contexts.iter().map(|c| c.tokens_per_second);
+    if bounds.any(|bound| bound.is_some()) {
+        columns.push(("t/s at most", Align::Right));
+    }
+    let mut table = Table::new(&columns);
+    for at in &reading.contexts {
+        let bound = at.tokens_per_second.map(|rate| format!("{rate:.1}"));
+        let (rows, total) = (human_bytes(at.rows), human_bytes(at.total));
+        table.row(
+            [at.context.to_string(), rows, total]
+                .into_iter()
+                .chain(bound),
+        );
     }
     table.write(out)
 }
