@@ -9,7 +9,7 @@ use super::ops::{contiguous, dense_rows, ensure, is};
 use super::products::{Raw, is_host, share};
 use super::{DType, GraphError};
 use crate::kernels::attention::{
-    self, Attention, CHUNK, Stored, Vectors, Way, attend, attend_parts, join_parts,
+    self, Attention, CHUNK, Kernel, Stored, Vectors, Way, attend, attend_parts, join_parts,
 };
 use crate::kernels::{FEW_COLUMNS, Rounding, Share};
 
@@ -22,7 +22,7 @@ const MANY_BLOCKS: usize = 8;
 
 /// Whether our kernel computes attention over rows of this type in the memory of this machine.
 pub fn attends(rows: DType) -> bool {
-    attention::available() && stored(rows).is_some()
+    attention::best().is_some() && stored(rows).is_some()
 }
 
 impl<'g> Builder<'g> {
@@ -177,7 +177,7 @@ fn vectors(x: &sys::ggml_tensor) -> Vectors {
     }
 }
 
-/// A node at work: its attention, its result and this thread's share.
+/// A node at work: who computes it, its attention, its result and this thread's share.
 ///
 /// # Safety
 /// `to` is a node of [`Builder::attend`] in a graph that is being computed.
@@ -186,40 +186,40 @@ unsafe fn work(
     index: c_int,
     of: c_int,
     info: *mut c_void,
-) -> (Attention, *mut f32, Share) {
+) -> Option<(&'static Kernel, Attention, *mut f32, Share)> {
+    let kernel = attention::best()?;
     // SAFETY: the caller's word.
     unsafe {
         let to = &*to;
-        let share = share(index, of);
-        (
-            attention_of(&to.src[..4], info.addr()),
-            to.data.cast(),
-            share,
-        )
+        let a = attention_of(&to.src[..4], info.addr());
+        Some((kernel, a, to.data.cast(), share(index, of)))
     }
 }
 
 unsafe extern "C" fn whole_node(to: Raw, index: c_int, of: c_int, info: *mut c_void) {
     // SAFETY: ggml computes this node; its operands were checked when it was made, and each thread has its share.
     unsafe {
-        let (a, out, share) = work(to, index, of, info);
-        attend(&a, out, share);
+        if let Some((kernel, a, out, share)) = work(to, index, of, info) {
+            attend(kernel, &a, out, share);
+        }
     }
 }
 
 unsafe extern "C" fn parts_node(to: Raw, index: c_int, of: c_int, info: *mut c_void) {
     // SAFETY: as above; the result has room for all parts.
     unsafe {
-        let (a, parts, share) = work(to, index, of, info);
-        attend_parts(&a, parts, share);
+        if let Some((kernel, a, parts, share)) = work(to, index, of, info) {
+            attend_parts(kernel, &a, parts, share);
+        }
     }
 }
 
 unsafe extern "C" fn join_node(to: Raw, index: c_int, of: c_int, info: *mut c_void) {
     // SAFETY: as above; source 4 holds what `parts_node` wrote for the same operands.
     unsafe {
-        let (a, out, share) = work(to, index, of, info);
-        let parts = (*(*to).src[4]).data.cast_const().cast();
-        join_parts(&a, parts, out, share);
+        if let Some((kernel, a, out, share)) = work(to, index, of, info) {
+            let parts = (*(*to).src[4]).data.cast_const().cast();
+            join_parts(kernel, &a, parts, out, share);
+        }
     }
 }

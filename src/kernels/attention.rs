@@ -7,27 +7,25 @@
 //! Queries that look at the same keys, several heads of several tokens, are rows of one matrix, in blocks of
 //! [`BLOCK_ROWS`].
 
-#![cfg_attr(
-    not(target_arch = "x86_64"),
-    allow(dead_code, reason = "no kernel asks")
-)]
+//!
+//! The arithmetic is written once, over a [`Vector`], and compiled for each kind of machine ([`all`]).
+
+mod across;
+mod along;
+mod kernel;
+mod sums;
+mod table;
+#[cfg(test)]
+mod tests;
+mod vector;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Share;
-#[cfg(target_arch = "x86_64")]
-use super::avx512::attention as isa;
-
-#[cfg(not(target_arch = "x86_64"))]
-mod none;
-#[cfg(not(target_arch = "x86_64"))]
-use none as isa;
-
-#[cfg(test)]
-mod tests;
-
-pub use isa::available;
+use kernel::{Buffer, Chunk, Room};
+pub use kernel::{Kernel, all, best};
+pub(super) use vector::{Element, Vector, Work};
 
 /// Keys of a chunk.
 pub const CHUNK: usize = 256;
@@ -36,7 +34,7 @@ pub const BLOCK_ROWS: usize = 32;
 /// Most blocks that share the decoding of a chunk.
 const UNIT_BLOCKS: usize = 4;
 /// Minus infinity in F16: what the mask hides.
-pub(super) const HIDDEN: u16 = 0xfc00;
+const HIDDEN: u16 = 0xfc00;
 
 /// Element type of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +83,7 @@ pub struct Vectors {
 
 impl Vectors {
     /// The vector of a token, head and sequence.
-    pub(super) fn at(&self, token: usize, head: usize, seq: usize) -> *const u8 {
+    fn at(&self, token: usize, head: usize, seq: usize) -> *const u8 {
         self.data
             .wrapping_add(token * self.token + head * self.head + seq * self.seq)
     }
@@ -170,37 +168,34 @@ impl Attention {
     }
 
     /// Rows that a state has room for.
-    pub(super) fn lanes(&self) -> usize {
-        match self.way {
-            Way::Across => BLOCK_ROWS,
-            Way::Along => self.n_rows().min(BLOCK_ROWS),
-        }
+    fn lanes(&self) -> usize {
+        self.n_rows().min(BLOCK_ROWS)
     }
 
-    /// Numbers of a row of a state: whole registers.
-    pub(super) fn value_room(&self) -> usize {
+    /// Numbers of a row of a state: whole registers of any machine.
+    fn value_room(&self) -> usize {
         self.v.width.next_multiple_of(16)
     }
 
-    /// Numbers of a block's state: by row, the largest score and the sum of weights; then the weighted values.
+    /// Numbers of a block's state: by row, the largest score and the sum of weights; then each row's weighted values.
     fn state_len(&self) -> usize {
         self.lanes() * (2 + self.value_room())
     }
 
     /// Token and head of a row.
-    pub(super) fn place(&self, block: &Block, row: usize) -> (usize, usize) {
+    fn place(&self, block: &Block, row: usize) -> (usize, usize) {
         let (row, n) = (block.first + row, self.sharing());
         (row / n, block.key_head * n + row % n)
     }
 
     /// Where a row's result goes among all.
-    pub(super) fn out_at(&self, block: &Block, row: usize) -> usize {
+    fn out_at(&self, block: &Block, row: usize) -> usize {
         let (token, head) = self.place(block, row);
         ((block.seq * self.n_tokens + token) * self.n_heads + head) * self.v.width
     }
 
     /// Whether values are the starts of the keys.
-    pub(super) fn values_in_keys(&self) -> bool {
+    fn values_in_keys(&self) -> bool {
         let (k, v) = (&self.k, &self.v);
         (k.data, k.token, k.head, k.seq) == (v.data, v.token, v.head, v.seq) && v.width <= k.width
     }
@@ -214,7 +209,7 @@ impl Attention {
     ///
     /// # Safety
     /// The mask is there.
-    pub(super) unsafe fn mask(&self, seq: usize, token: usize, keys: Range<usize>) -> &[u16] {
+    unsafe fn mask(&self, seq: usize, token: usize, keys: Range<usize>) -> &[u16] {
         let at = (seq * self.n_tokens + token) * self.n_keys + keys.start;
         // SAFETY: the caller's word.
         unsafe { std::slice::from_raw_parts(self.mask.add(at), keys.len()) }
@@ -225,8 +220,8 @@ impl Attention {
 #[derive(Debug, Clone)]
 pub(super) struct Sight {
     /// By row, the first key it may see, and the end.
-    pub first: [i32; BLOCK_ROWS],
-    pub end: [i32; BLOCK_ROWS],
+    pub first: [usize; BLOCK_ROWS],
+    pub end: [usize; BLOCK_ROWS],
     /// All that is seen by any.
     pub range: Range<usize>,
     /// Whether the mask is zero in all of every row's range. Otherwise it is to be looked at.
@@ -253,7 +248,7 @@ impl Sight {
                 (range, plain) = seen(mask);
                 last = Some(token);
             }
-            (sight.first[row], sight.end[row]) = (range.start as i32, range.end as i32);
+            (sight.first[row], sight.end[row]) = (range.start, range.end);
             sight.range = around(&sight.range, &range);
             sight.plain &= plain;
         }
@@ -266,7 +261,7 @@ impl Sight {
 }
 
 /// What holds both ranges; one that is empty counts for nothing.
-pub(super) fn around(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+fn around(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
     match (a.is_empty(), b.is_empty()) {
         (true, _) => b.clone(),
         (_, true) => a.clone(),
@@ -298,13 +293,13 @@ fn seen(mask: &[u16]) -> (Range<usize>, bool) {
 #[derive(Default)]
 struct Scratch {
     /// Queries of the unit's blocks, as the kernel wants them.
-    queries: isa::Queries,
+    queries: Buffer,
     /// What a chunk gives.
     states: Vec<f32>,
     /// What all chunks so far gave.
     joined: Vec<f32>,
     sights: Vec<Sight>,
-    room: isa::Room,
+    room: Room,
 }
 
 thread_local! {
@@ -314,8 +309,8 @@ thread_local! {
 /// `out[seq][token][head]` for this thread's share of the queries, `v.width` numbers each.
 ///
 /// # Safety
-/// All that `a` names is there, there is room for the results, [`available`] holds, and no other thread has this share.
-pub unsafe fn attend(a: &Attention, out: *mut f32, share: Share) {
+/// All that `a` names is there, there is room for the results, `kernel` is available, and no other thread has this share.
+pub unsafe fn attend(kernel: &Kernel, a: &Attention, out: *mut f32, share: Share) {
     let per_unit = blocks_per_unit(a, a.n_bundles(), share);
     let units = a.n_blocks().div_ceil(per_unit);
     // Neighbours in this order take about equally long: later tokens see more.
@@ -323,12 +318,12 @@ pub unsafe fn attend(a: &Attention, out: *mut f32, share: Share) {
         let (bundle, unit) = (unit % a.n_bundles(), unit / a.n_bundles());
         let blocks = unit_blocks(a, bundle, unit, per_unit);
         // SAFETY: the caller's word.
-        unsafe { whole(a, &blocks, out) };
+        unsafe { whole(kernel, a, &blocks, out) };
     }
 }
 
 /// All chunks of some blocks.
-unsafe fn whole(a: &Attention, blocks: &[Block], out: *mut f32) {
+unsafe fn whole(kernel: &Kernel, a: &Attention, blocks: &[Block], out: *mut f32) {
     let len = a.state_len();
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch {
@@ -346,7 +341,7 @@ unsafe fn whole(a: &Attention, blocks: &[Block], out: *mut f32) {
         }
         // SAFETY: the caller's word.
         unsafe {
-            queries.load(a, blocks);
+            let queries = load_blocks(kernel, a, blocks, room, queries);
             for chunk in 0..a.n_chunks() {
                 let keys = a.keys(chunk);
                 sights.clear();
@@ -354,19 +349,58 @@ unsafe fn whole(a: &Attention, blocks: &[Block], out: *mut f32) {
                 if sights.iter().all(Sight::is_empty) {
                     continue;
                 }
-                isa::chunk(a, blocks, sights, keys, queries, room, states);
+                let chunk = Chunk {
+                    a,
+                    blocks,
+                    sights,
+                    keys,
+                    queries,
+                };
+                (kernel.chunk)(&chunk, room, states);
                 let each = joined.chunks_exact_mut(len).zip(states.chunks_exact(len));
                 for ((joined, state), _) in
                     each.zip(&*sights).filter(|(_, sight)| !sight.is_empty())
                 {
-                    isa::join(a, joined, state);
+                    (kernel.join)(a, joined, state);
                 }
             }
             for (block, state) in blocks.iter().zip(joined.chunks_exact(len)) {
-                isa::finish(a, block, state, out);
+                finish(a, block, state, out);
             }
         }
     });
+}
+
+/// Queries of some blocks, as the kernel reads them.
+unsafe fn load_blocks(
+    kernel: &Kernel,
+    a: &Attention,
+    blocks: &[Block],
+    room: &mut Room,
+    queries: &mut Buffer,
+) -> *const f32 {
+    let len = kernel::queries_len(a);
+    let to = queries.room(blocks.len() * len);
+    for (i, block) in blocks.iter().enumerate() {
+        // SAFETY: the caller's word; there is room for every block.
+        unsafe { (kernel.load_queries)(a, block, room, to.add(i * len)) };
+    }
+    to
+}
+
+/// Writes the results of a block: weighted values by the sum of weights, zero for rows that saw nothing.
+unsafe fn finish(a: &Attention, block: &Block, state: &[f32], out: *mut f32) {
+    let (n, width) = (a.lanes(), a.v.width);
+    let values = state[2 * n..].chunks_exact(a.value_room());
+    for (row, values) in values.enumerate().take(block.n) {
+        let sum = state[n + row];
+        let factor = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+        // SAFETY: there is room for all results, by the caller's word.
+        let to = unsafe { std::slice::from_raw_parts_mut(out.add(a.out_at(block, row)), width) };
+        for (to, value) in to.iter_mut().zip(values) {
+            *to = value * factor;
+        }
+    }
 }
 
 /// Numbers that [`attend_parts`] writes.
@@ -379,7 +413,7 @@ pub fn parts_len(a: &Attention) -> Option<usize> {
 ///
 /// # Safety
 /// As [`attend`]; `parts` has room for [`parts_len`].
-pub unsafe fn attend_parts(a: &Attention, parts: *mut f32, share: Share) {
+pub unsafe fn attend_parts(kernel: &Kernel, a: &Attention, parts: *mut f32, share: Share) {
     let n_chunks = a.n_chunks();
     let per_unit = blocks_per_unit(a, a.n_bundles() * n_chunks, share);
     let units = a.n_blocks().div_ceil(per_unit);
@@ -392,13 +426,13 @@ pub unsafe fn attend_parts(a: &Attention, parts: *mut f32, share: Share) {
             let at = state_at(a, bundle, chunk, unit * per_unit);
             let states =
                 std::slice::from_raw_parts_mut(parts.add(at), blocks.len() * a.state_len());
-            part(a, &blocks, chunk, states);
+            part(kernel, a, &blocks, chunk, states);
         }
     }
 }
 
 /// One chunk of some blocks.
-unsafe fn part(a: &Attention, blocks: &[Block], chunk: usize, states: &mut [f32]) {
+unsafe fn part(kernel: &Kernel, a: &Attention, blocks: &[Block], chunk: usize, states: &mut [f32]) {
     let keys = a.keys(chunk);
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch {
@@ -412,8 +446,15 @@ unsafe fn part(a: &Attention, blocks: &[Block], chunk: usize, states: &mut [f32]
             sights.clear();
             sights.extend(blocks.iter().map(|b| Sight::new(a, b, &keys)));
             if sights.iter().any(|s| !s.is_empty()) {
-                queries.load(a, blocks);
-                isa::chunk(a, blocks, sights, keys, queries, room, states);
+                let queries = load_blocks(kernel, a, blocks, room, queries);
+                let chunk = Chunk {
+                    a,
+                    blocks,
+                    sights,
+                    keys,
+                    queries,
+                };
+                (kernel.chunk)(&chunk, room, states);
             }
         }
         for (state, sight) in states.chunks_exact_mut(a.state_len()).zip(&*sights) {
@@ -429,7 +470,13 @@ unsafe fn part(a: &Attention, blocks: &[Block], chunk: usize, states: &mut [f32]
 ///
 /// # Safety
 /// As [`attend`]; `parts` holds what [`attend_parts`] wrote for the same attention.
-pub unsafe fn join_parts(a: &Attention, parts: *const f32, out: *mut f32, share: Share) {
+pub unsafe fn join_parts(
+    kernel: &Kernel,
+    a: &Attention,
+    parts: *const f32,
+    out: *mut f32,
+    share: Share,
+) {
     let len = a.state_len();
     for unit in share.range(a.all_blocks(), 1) {
         let (bundle, index) = (unit / a.n_blocks(), unit % a.n_blocks());
@@ -448,12 +495,12 @@ pub unsafe fn join_parts(a: &Attention, parts: *const f32, out: *mut f32, share:
                     let empty = largest.iter().all(|m| *m == f32::NEG_INFINITY)
                         && rest[..a.lanes()].iter().all(|sum| *sum == 0.0);
                     if !empty {
-                        isa::join(a, joined, state);
+                        (kernel.join)(a, joined, state);
                     }
                 }
             }
             // SAFETY: the caller's word.
-            unsafe { isa::finish(a, &a.block(bundle, index), joined, out) };
+            unsafe { finish(a, &a.block(bundle, index), joined, out) };
         });
     }
 }

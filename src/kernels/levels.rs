@@ -118,7 +118,7 @@ unsafe fn scales(row: *const u8, width: usize) -> (u16, u16) {
 
 /// A number of 16 bits. The multiplication takes back that the exponent's bias is smaller.
 #[inline]
-fn number(half: u16) -> f32 {
+pub fn number(half: u16) -> f32 {
     const BIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
     let (sign, size) = (u32::from(half & 0x8000), u32::from(half & 0x7fff));
     let finite = (f32::from_bits(size << 13) * BIAS).to_bits();

@@ -1,4 +1,4 @@
-//! Both kernels against sums in f64, on ragged sizes, masks and thread counts.
+//! Every kernel against sums in f64, on ragged sizes, masks and thread counts.
 
 use super::*;
 
@@ -256,29 +256,30 @@ impl Data {
     }
 
     /// By one node.
-    fn whole(&self, way: Way, threads: usize) -> Vec<f32> {
+    fn whole(&self, kernel: &Kernel, way: Way, threads: usize) -> Vec<f32> {
         let a = self.attention(way);
         let mut out = vec![f32::NAN; self.out_len()];
         for index in (0..threads).rev() {
             // SAFETY: all is there; shares come one after the other.
-            unsafe { attend(&a, out.as_mut_ptr(), Share { index, of: threads }) };
+            unsafe { attend(kernel, &a, out.as_mut_ptr(), Share { index, of: threads }) };
         }
         out
     }
 
     /// By chunks.
-    fn parts(&self, way: Way, threads: usize) -> Vec<f32> {
+    fn parts(&self, kernel: &Kernel, way: Way, threads: usize) -> Vec<f32> {
         let a = self.attention(way);
         let mut parts = vec![f32::NAN; parts_len(&a).unwrap()];
         let mut out = vec![f32::NAN; self.out_len()];
         for index in 0..threads {
             // SAFETY: as above.
-            unsafe { attend_parts(&a, parts.as_mut_ptr(), Share { index, of: threads }) };
+            unsafe { attend_parts(kernel, &a, parts.as_mut_ptr(), Share { index, of: threads }) };
         }
         for index in 0..threads {
             // SAFETY: as above.
             unsafe {
                 join_parts(
+                    kernel,
                     &a,
                     parts.as_ptr(),
                     out.as_mut_ptr(),
@@ -336,21 +337,26 @@ impl Data {
     }
 
     /// Results of every way, which are the same for every division of the work.
-    fn check(&self, what: &str) {
+    fn check(&self, kernel: &Kernel, what: &str) {
         let expected = self.expected();
         for way in [Way::Across, Way::Along] {
-            let out = self.whole(way, 1);
+            let out = self.whole(kernel, way, 1);
             for (i, (x, y)) in out.iter().zip(&expected).enumerate() {
                 let same = if y.is_nan() {
                     x.is_nan()
                 } else {
                     (f64::from(*x) - y).abs() < TOLERANCE
                 };
-                assert!(same, "{what} {way:?} {:?}: {i}: {x} for {y}", self.case);
+                let name = kernel.name;
+                assert!(
+                    same,
+                    "{name}: {what} {way:?} {:?}: {i}: {x} for {y}",
+                    self.case
+                );
             }
             for threads in 1..4 {
-                assert_bits(&out, &self.whole(way, threads), "whole");
-                assert_bits(&out, &self.parts(way, threads), "parts");
+                assert_bits(&out, &self.whole(kernel, way, threads), "whole");
+                assert_bits(&out, &self.parts(kernel, way, threads), "parts");
             }
         }
     }
@@ -362,29 +368,31 @@ fn assert_bits(a: &[f32], b: &[f32], what: &str) {
     assert!(a.len() == b.len() && a.iter().zip(b).all(same), "{what}");
 }
 
-fn runs() -> bool {
-    if !available() {
-        eprintln!("not run: this machine has no attention kernel");
-    }
-    available()
+/// Every kernel that this machine can run.
+fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    all().iter().copied().filter(|kernel| {
+        if !kernel.is_available() {
+            eprintln!("not run: {} is not here", kernel.name);
+        }
+        kernel.is_available()
+    })
+}
+
+/// Every kernel with every case.
+fn runs() -> impl Iterator<Item = (&'static Kernel, Case)> {
+    kernels().flat_map(|kernel| CASES.into_iter().map(move |case| (kernel, case)))
 }
 
 #[test]
 fn sums_in_f64_agree() {
-    if !runs() {
-        return;
-    }
-    for (i, case) in CASES.into_iter().enumerate() {
-        Data::new(case, 7 + i as u64).check("causal");
+    for (i, (kernel, case)) in runs().enumerate() {
+        Data::new(case, 7 + i as u64).check(kernel, "causal");
     }
 }
 
 #[test]
 fn masks_may_be_anything() {
-    if !runs() {
-        return;
-    }
-    for case in CASES {
+    for (kernel, case) in runs() {
         let mut data = Data::new(case, 3);
         let mut noise = Noise(11);
         for mask in &mut data.mask {
@@ -394,7 +402,7 @@ fn masks_may_be_anything() {
                 _ => 0,
             };
         }
-        data.check("holes");
+        data.check(kernel, "holes");
         // A window that starts late, and rows that see nothing.
         for (row, mask) in data.mask.chunks_exact_mut(case.keys).enumerate() {
             let window = (case.keys / 3 + row)..(case.keys * 3 / 4 + row / 2);
@@ -406,23 +414,20 @@ fn masks_may_be_anything() {
                 };
             }
         }
-        data.check("window");
+        data.check(kernel, "window");
         data.mask.fill(NONE);
-        data.check("nothing");
-        assert!(data.whole(Way::Across, 1).iter().all(|x| *x == 0.0));
+        data.check(kernel, "nothing");
+        assert!(data.whole(kernel, Way::Across, 1).iter().all(|x| *x == 0.0));
     }
 }
 
 /// A query's bits are those it has alone, whatever is computed beside it and however long the rows beyond are.
 #[test]
 fn a_query_is_not_changed_by_others() {
-    if !runs() {
-        return;
-    }
-    for case in CASES {
+    for (kernel, case) in runs() {
         let together = Data::new(case, 5);
         for way in [Way::Across, Way::Along] {
-            let all = together.whole(way, 1);
+            let all = together.whole(kernel, way, 1);
             let width = case.heads * case.d_v;
             for query in 0..case.seqs * case.tokens {
                 let (seq, token) = (query / case.tokens, query % case.tokens);
@@ -447,7 +452,7 @@ fn a_query_is_not_changed_by_others() {
                 };
                 alone.causal();
                 let expected = &all[query * width..(query + 1) * width];
-                assert_bits(&alone.parts(way, 2), expected, "alone");
+                assert_bits(&alone.parts(kernel, way, 2), expected, "alone");
             }
         }
     }
@@ -456,10 +461,7 @@ fn a_query_is_not_changed_by_others() {
 /// Rows that are not numbers reach those who see them and no one else.
 #[test]
 fn what_is_hidden_does_not_shine_through() {
-    if !runs() {
-        return;
-    }
-    for case in CASES.into_iter().filter(|c| c.keys > 16 && c.tokens > 1) {
+    for (kernel, case) in runs().filter(|(_, c)| c.keys > 16 && c.tokens > 1) {
         for seen_by_last in [false, true] {
             let mut data = Data::new(case, 9);
             // Poison the last token's own key, or, with that one hidden from all, what no one sees.
@@ -479,9 +481,9 @@ fn what_is_hidden_does_not_shine_through() {
                     rows[at..at + per_key].copy_from_slice(&bad);
                 }
             }
-            data.check("poison");
+            data.check(kernel, "poison");
             for way in [Way::Across, Way::Along] {
-                let out = data.whole(way, 1);
+                let out = data.whole(kernel, way, 1);
                 let width = case.heads * case.d_v;
                 for (query, out) in out.chunks_exact(width).enumerate() {
                     let hit = seen_by_last && query % case.tokens == case.tokens - 1;
@@ -495,16 +497,14 @@ fn what_is_hidden_does_not_shine_through() {
 /// Infinite scores, and masks that are not numbers, end as they do in the formula.
 #[test]
 fn extremes_stay_what_they_are() {
-    if !runs() {
-        return;
-    }
-    for case in [GQA, MLA] {
+    let cases = || kernels().flat_map(|kernel| [GQA, MLA].map(|case| (kernel, case)));
+    for (kernel, case) in cases() {
         let mut data = Data::new(case, 13);
         data.q[..case.d_k].fill(f32::INFINITY);
         data.q[case.d_k..2 * case.d_k].fill(f32::NAN);
         data.mask[case.keys + 5] = NAN16;
         for way in [Way::Across, Way::Along] {
-            let out = data.whole(way, 1);
+            let out = data.whole(kernel, way, 1);
             let heads = |n: usize| &out[n * case.d_v..(n + 1) * case.d_v];
             assert!(heads(0).iter().all(|x| x.is_nan()));
             assert!(heads(1).iter().all(|x| x.is_nan()));
@@ -512,5 +512,23 @@ fn extremes_stay_what_they_are() {
             assert!(heads(case.heads).iter().all(|x| x.is_nan()));
             assert!(heads(2 * case.heads).iter().all(|x| x.is_finite()));
         }
+    }
+}
+
+#[test]
+fn the_exponential_is_near_the_one_in_f64() {
+    /// Two units in the last place and a bit.
+    const TOLERANCE: f64 = 2.5e-7;
+    for kernel in kernels() {
+        // SAFETY: the machine has what it takes.
+        let exp = |x: f32| unsafe { (kernel.exp)(x) };
+        for x in (0..87_300).map(|i| -0.001 * i as f32) {
+            let (found, expected) = (f64::from(exp(x)), f64::from(x).exp());
+            let near = (found / expected - 1.0).abs() < TOLERANCE;
+            assert!(near, "{}: {x}: {found} for {expected}", kernel.name);
+        }
+        let (one, zero) = (exp(0.0), [exp(-88.0), exp(-1e30), exp(f32::NEG_INFINITY)]);
+        assert_eq!((one, zero), (1.0, [0.0; 3]), "{}", kernel.name);
+        assert!(exp(f32::NAN).is_nan(), "{}", kernel.name);
     }
 }

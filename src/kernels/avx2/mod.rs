@@ -4,6 +4,7 @@
 //! size and the activation its sign: two products of at most 128 * 127 fit. Weights in digits of 4 bits, or of one, are
 //! unsigned anyway, and all the pairs of a block fit.
 
+mod attention;
 mod codes;
 mod dot;
 mod k_quants;
@@ -12,6 +13,8 @@ mod planes;
 mod prepare;
 mod tile;
 mod vnni;
+
+pub use attention::ATTENTION;
 
 use super::Format;
 use super::activation::Order;

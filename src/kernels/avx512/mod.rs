@@ -2,7 +2,7 @@
 //!
 //! `vpdpbusd` multiplies unsigned with signed bytes, so weights enter as `w + 128`; records carry what takes it back.
 
-pub(super) mod attention;
+mod attention;
 mod codes;
 mod dot;
 mod k_quants;
@@ -10,6 +10,8 @@ mod panel;
 mod planes;
 mod prepare;
 mod tile;
+
+pub use attention::ATTENTION;
 
 use super::Format;
 use super::activation::Order;

@@ -3,6 +3,7 @@
 //!
 //! Both multiply signed with signed bytes, so weights enter as they are.
 
+mod attention;
 mod codes;
 mod dot;
 mod k_quants;
@@ -13,6 +14,8 @@ mod prepare;
 mod tile;
 
 use std::arch::is_aarch64_feature_detected;
+
+pub use attention::ATTENTION;
 
 use super::Format;
 use super::activation::Order;
