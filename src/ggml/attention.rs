@@ -9,14 +9,15 @@ use super::ops::{contiguous, dense_rows, ensure, is};
 use super::products::{Raw, is_host, share};
 use super::{DType, GraphError};
 use crate::kernels::attention::{
-    self, Attention, CHUNK, Kernel, Stored, Vectors, Way, attend, attend_parts, join_parts,
+    self, Attention, BLOCK_ROWS, CHUNK, Kernel, Stored, Vectors, Way, attend, attend_parts,
+    join_parts,
 };
 use crate::kernels::{FEW_COLUMNS, Rounding, Share};
 
 type Result<T> = std::result::Result<T, GraphError>;
 
-/// From this many heads on, those that share a key fill a register.
-const MANY_HEADS: i64 = 16;
+/// From this many heads on, those that share a key fill a block. Fewer are faster along, measured for single tokens.
+const MANY_HEADS: i64 = BLOCK_ROWS as i64;
 /// From this many blocks of queries on, threads have enough to do without dividing the keys.
 const MANY_BLOCKS: usize = 8;
 

@@ -391,7 +391,7 @@ fn own_attention_gives_what_the_fused_one_gives() {
         (DType::F32, 4u64, 3u64, 64u64),
         (DType::F32, 4, 3, 640),
         (DType::F32, 4, 11, 320),
-        (DType::F32, 32, 1, 320),
+        (DType::F32, 64, 1, 320),
         (DType::F16, 4, 2, 512),
         (DType::F16, 6, 40, 300),
         (DType::BF16, 4, 2, 300),

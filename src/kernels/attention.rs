@@ -60,7 +60,7 @@ impl Stored {
 /// What lies along a register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// Rows: a chunk is decoded once, then all is arithmetic on 32 rows at a time. For many rows.
+    /// Rows: a chunk is decoded once, then all is arithmetic on two registers of rows at a time. For many rows.
     Across,
     /// A row's numbers: keys are read as they are. For few rows, which wait for memory.
     Along,

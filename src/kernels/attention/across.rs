@@ -21,7 +21,10 @@ const fn group<V: Vector>() -> usize {
     2 * V::LANES
 }
 
-/// `queries[group][column][row]`. Rows and columns that are not there are zero.
+/// `queries[group][column][row]`, times the scale. Rows and columns that are not there are zero.
+///
+/// # Safety
+/// As [`super::Kernel::load_queries`].
 pub(super) unsafe fn load_queries<V: Vector>(
     a: &Attention,
     block: &Block,
@@ -72,6 +75,9 @@ impl Work for Transpose {
 }
 
 /// What the rows of some blocks get from a chunk.
+///
+/// # Safety
+/// As [`super::Kernel::chunk`].
 pub(super) unsafe fn chunk<V: Vector, E: Element>(c: &Chunk, room: &mut Room, states: &mut [f32]) {
     let a = c.a;
     let seen = c.sights.iter().fold(0..0, |all, s| around(&all, &s.range));

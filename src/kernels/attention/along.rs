@@ -13,6 +13,9 @@ use super::{Attention, Block, CHUNK, Chunk, Room};
 const KEYS: usize = 4;
 
 /// `queries[row][column]`, times the scale; columns that fill 16 are zero.
+///
+/// # Safety
+/// As [`super::Kernel::load_queries`].
 pub(super) unsafe fn load_queries<V: Vector>(a: &Attention, block: &Block, to: *mut f32) {
     // SAFETY: the caller's word.
     unsafe { V::run::<F32, _>(Load { a, block, to }) }
@@ -48,6 +51,9 @@ impl Work for Load<'_> {
 }
 
 /// What the rows of some blocks get from a chunk.
+///
+/// # Safety
+/// As [`super::Kernel::chunk`].
 pub(super) unsafe fn chunk<V: Vector, E: Element>(c: &Chunk, room: &mut Room, states: &mut [f32]) {
     let (a, n_lanes) = (c.a, c.a.lanes());
     let weights = Weights {

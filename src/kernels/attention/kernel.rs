@@ -13,8 +13,11 @@ pub struct Kernel {
     /// What the machine must have, in the makers' words.
     pub name: &'static str,
     available: fn() -> bool,
+    /// The queries of a block times the scale, as [`Self::chunk`] reads them: [`queries_len`] numbers.
     pub(super) load_queries: unsafe fn(&Attention, &Block, &mut Room, *mut f32),
+    /// What the rows of some blocks get from the keys of one chunk: a state for each block that sees any.
     pub(super) chunk: unsafe fn(&Chunk, &mut Room, &mut [f32]),
+    /// Adds a block's state to that of the chunks before it.
     pub(super) join: unsafe fn(&Attention, &mut [f32], &[f32]),
     #[cfg(test)]
     pub(super) exp: unsafe fn(f32) -> f32,
@@ -101,7 +104,7 @@ pub(super) struct Chunk<'a> {
     /// What each block sees of it.
     pub sights: &'a [Sight],
     pub keys: Range<usize>,
-    /// Queries of all blocks, as [`load_queries`] left them.
+    /// Queries of all blocks, as [`Kernel::load_queries`] left them.
     pub queries: *const f32,
 }
 
@@ -131,10 +134,10 @@ pub(super) fn queries_len(a: &Attention) -> usize {
     BLOCK_ROWS * a.q.width.next_multiple_of(16)
 }
 
-/// The queries of a block times the scale, as the kernel reads them.
+/// [`Kernel::load_queries`].
 ///
 /// # Safety
-/// They are there, `to` has room for [`queries_len`], and the machine has the instructions of `V`.
+/// They are there, `to` has room for them, and the machine has the instructions of `V`.
 unsafe fn load_queries<V: Vector>(a: &Attention, block: &Block, room: &mut Room, to: *mut f32) {
     // SAFETY: the caller's word.
     unsafe {
@@ -145,7 +148,7 @@ unsafe fn load_queries<V: Vector>(a: &Attention, block: &Block, room: &mut Room,
     }
 }
 
-/// What the rows of some blocks get from the keys of one chunk, for blocks that see any.
+/// [`Kernel::chunk`].
 ///
 /// # Safety
 /// All that the chunk names is there, `states` has room for as many blocks, and the machine has the instructions of `V`.
@@ -170,7 +173,7 @@ unsafe fn chunk_of<V: Vector, E: Element>(c: &Chunk, room: &mut Room, states: &m
     }
 }
 
-/// Adds what a chunk gave a block to what the chunks before it gave.
+/// [`Kernel::join`].
 ///
 /// # Safety
 /// Both are states of `a`, and the machine has the instructions of `V`.

@@ -1,7 +1,7 @@
 //! Arm: NEON with its 8-bit dot product (Armv8.2 with `dotprod`: Apple's M1, Cortex-A76, Neoverse N1 on), and with its
 //! products of 8-bit matrices (`i8mm`: Apple's M2, Cortex-A715, Neoverse V1 on), which do twice as much at once.
 //!
-//! Both multiply signed with signed bytes, so weights enter as they are.
+//! Both multiply signed with signed bytes, so weights enter as they are. Attention takes neither.
 
 mod attention;
 mod codes;
