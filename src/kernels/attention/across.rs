@@ -185,7 +185,7 @@ unsafe fn scores<V: Vector>(
             keys,
             queries: queries.wrapping_add(first * keys.width),
             range,
-            out: out.from_row(first),
+            out: out.below(first),
         };
         // SAFETY: the caller's word.
         unsafe {
@@ -263,7 +263,7 @@ impl Work for SoftMax<'_> {
             self.sum.chunks_mut(V::LANES),
         );
         for (i, (most, sum)) in most.zip(sum).enumerate() {
-            let weights = self.weights.from_row(i * V::LANES);
+            let weights = self.weights.below(i * V::LANES);
             // SAFETY: the caller's word.
             unsafe {
                 let mut m = V::splat(f32::NEG_INFINITY);

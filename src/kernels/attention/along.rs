@@ -100,7 +100,7 @@ unsafe fn scores<V: Vector, E: Element>(
             k,
             queries: queries.wrapping_add(row * k.width.next_multiple_of(16)),
             range,
-            out: out.from_row(row),
+            out: out.below(row),
         };
         // SAFETY: the caller's word.
         unsafe {

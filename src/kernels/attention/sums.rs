@@ -30,7 +30,7 @@ pub(super) unsafe fn weigh<V: Vector, E: Element, const MANY: bool>(
         while row < block.n {
             let sums = Sums {
                 v,
-                weights: weights.from_row(row),
+                weights: weights.below(row),
                 range,
                 out: out.as_mut_ptr().add(row * room),
                 room,
@@ -47,7 +47,7 @@ pub(super) unsafe fn weigh<V: Vector, E: Element, const MANY: bool>(
         for (row, out) in out.chunks_exact_mut(room).take(block.n).enumerate() {
             V::run::<E, _>(Seen {
                 v,
-                weights: weights.from_row(row),
+                weights: weights.below(row),
                 mask: c.mask(block, row),
                 range,
                 out,

@@ -52,7 +52,7 @@ pub(super) struct Weights {
 impl Weights {
     /// Those from a row on.
     #[inline(always)]
-    pub fn from_row(&self, row: usize) -> Self {
+    pub fn below(&self, row: usize) -> Self {
         Self {
             data: self.at(row, 0),
             ..*self
@@ -85,12 +85,12 @@ impl Weights {
             }
             // SAFETY: the caller's word.
             let mask = unsafe { c.mask(block, row) };
-            for key in first..end {
-                if mask[key] == HIDDEN {
+            for (key, bias) in mask.iter().enumerate().take(end).skip(first) {
+                if *bias == HIDDEN {
                     hide(key..key + 1);
                 } else {
                     // SAFETY: the caller's word.
-                    unsafe { *self.at(row, key) += levels::number(mask[key]) };
+                    unsafe { *self.at(row, key) += levels::number(*bias) };
                 }
             }
         }
