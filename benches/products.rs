@@ -14,7 +14,7 @@ use oxling::kernels::Rounding;
 
 const WIDTH: u64 = 4096;
 const ROWS: u64 = 1024;
-/// 2 to 5 MB each: together more than the last cache.
+/// 1 to 5 MB each: together more than the last cache.
 const MATRICES: u64 = 32;
 const COLUMNS: [u64; 7] = [1, 2, 4, 8, 16, 64, 512];
 /// Experts, and those of a token.
@@ -29,10 +29,12 @@ struct Kind {
     planes: bool,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 9] = [
     Kind::new("iq4_nl", DType::IQ4_NL, &[0]),
     Kind::new("q4_0", DType::Q4_0, &[0]),
     Kind::new("q8_0", DType::Q8_0, &[0]),
+    Kind::new("q2_k", DType::Q2_K, &[80, 82]),
+    Kind::new("q3_k", DType::Q3_K, &[108]),
     Kind::new("q4_k", DType::Q4_K, &[0, 2]),
     Kind::new("q5_k", DType::Q5_K, &[0, 2]),
     Kind::new("q6_k", DType::Q6_K, &[208]),

@@ -42,6 +42,8 @@ impl<'g> Matrix<'g> {
             (DType::IQ4_NL, false) => Format::Iq4Nl,
             (DType::Q4_0, false) => Format::Q4_0,
             (DType::Q8_0, false) => Format::Q8_0,
+            (DType::Q2_K, false) => Format::Q2K,
+            (DType::Q3_K, false) => Format::Q3K,
             (DType::Q4_K, false) => Format::Q4K,
             (DType::Q5_K, false) => Format::Q5K,
             (DType::Q6_K, false) => Format::Q6K,

@@ -40,8 +40,8 @@ pub struct Record {
     pub totals: [f32; 4],
     /// `-128` times the sum of `q` in each block of 32; in [`Layout::Whole`] the first is the sum of all.
     pub sums: [i32; 4],
-    /// The same for the first half of each block.
-    pub first_sums: [i32; 4],
+    /// The sum of `q` in each half of a block, less its sign. Only in [`Layout::Blocks`].
+    pub half_sums: [i16; 8],
 }
 
 impl Record {
@@ -52,7 +52,7 @@ impl Record {
         scales: [0.0; 4],
         totals: [0.0; 4],
         sums: [0; 4],
-        first_sums: [0; 4],
+        half_sums: [0; 8],
     };
 
     /// `-128` times the sum of `q` in group `g` of `G`: the whole record, its blocks, or first halves of blocks, then second ones.
@@ -63,11 +63,28 @@ impl Record {
     #[inline(always)]
     pub(super) fn sum<const G: usize>(&self, g: usize) -> i32 {
         if G < 8 {
-            self.sums[g]
-        } else if g < 4 {
-            self.first_sums[g]
+            return self.sums[g];
+        }
+        128 * i32::from(self.half_sums[2 * (g % 4) + g / 4])
+    }
+
+    /// What the activations of each half of a block add up to, less its sign.
+    #[inline(always)]
+    pub(super) fn half_totals(&self) -> [f32; 8] {
+        let mut totals = [0.0; 8];
+        for (i, (total, sum)) in totals.iter_mut().zip(self.half_sums).enumerate() {
+            *total = f32::from(sum) * self.scales[i / 2];
+        }
+        totals
+    }
+
+    /// What minimum `m` of `M` of block `b` is multiplied with; `halves` are [`Self::half_totals`] where there are two.
+    #[inline(always)]
+    pub(super) fn total<const M: usize>(&self, halves: &[f32; 8], b: usize, m: usize) -> f32 {
+        if M == 1 {
+            self.totals[b]
         } else {
-            self.sums[g - 4] - self.first_sums[g - 4]
+            halves[M * b + m]
         }
     }
 
@@ -125,7 +142,15 @@ impl Record {
             std::array::from_fn(|b| lanes[4 * b..4 * b + 4].iter().sum())
         };
         self.sums = by_block(&self.init);
-        self.first_sums = by_block(&first);
+        let first = by_block(&first);
+        self.half_sums = std::array::from_fn(|h| {
+            let sum = if h % 2 == 0 {
+                first[h / 2]
+            } else {
+                self.sums[h / 2] - first[h / 2]
+            };
+            (sum / 128) as i16
+        });
         self.totals = std::array::from_fn(|b| self.scales[b] * (self.sums[b] as f32 / 128.0));
     }
 }

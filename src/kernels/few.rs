@@ -94,7 +94,7 @@ impl<const R: usize> Strip<R> {
                 let p = row.wrapping_add(k * bytes + AHEAD);
                 // One request for the 72 bytes of four-bit records, two for 136: the line left out is a neighbour,
                 // which comes by itself.
-                for line in 0..bytes / LINE {
+                for line in 0..(bytes / LINE).max(1) {
                     prefetch::near(p.wrapping_add(line * LINE));
                 }
             }
@@ -134,7 +134,7 @@ pub unsafe fn dot<K: Few>(
                 Scaling::Whole | Scaling::Blocks => {
                     strips::<K, STRIP>(rows, levels, range, columns, out)
                 }
-                Scaling::Minimums | Scaling::Halves => {
+                Scaling::Minimums | Scaling::Halves | Scaling::HalfMinimums => {
                     strips::<K, SHORT_STRIP>(rows, levels, range, columns, out)
                 }
             },

@@ -11,6 +11,10 @@ pub enum Format {
     Q4_0,
     /// Blocks of 32: an F16 scale and 32 signed bytes.
     Q8_0,
+    /// Blocks of 256: two F16 scales, 16 groups with a scale and a minimum of 4 bits, and numbers of 2 bits.
+    Q2K,
+    /// Blocks of 256: an F16 scale, 16 groups with a scale of 6 bits, less 32, and numbers of 3 bits, less 4.
+    Q3K,
     /// Blocks of 256: two F16 scales, eight groups with a scale and a minimum of 6 bits, and numbers of 4 bits.
     Q4K,
     /// The same with numbers of 5 bits.
@@ -32,15 +36,19 @@ pub enum Scaling {
     Minimums,
     /// Each 16.
     Halves,
+    /// Each 32, less a number that is the same for 16 of them.
+    HalfMinimums,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Iq4Nl,
         Self::Q4_0,
         Self::Q8_0,
         Self::Planes,
+        Self::Q2K,
+        Self::Q3K,
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
@@ -62,10 +70,11 @@ impl Format {
         }
     }
 
-    /// How its weights are scaled.
+    /// How its weights are scaled, once those of 2 and 3 bits are multiplied with their groups' scales.
     pub(super) fn scaling(self) -> Scaling {
         match self {
-            Self::Iq4Nl | Self::Q4_0 | Self::Q8_0 => Scaling::Blocks,
+            Self::Iq4Nl | Self::Q4_0 | Self::Q8_0 | Self::Q3K => Scaling::Blocks,
+            Self::Q2K => Scaling::HalfMinimums,
             Self::Q4K | Self::Q5K => Scaling::Minimums,
             Self::Q6K => Scaling::Halves,
             Self::Planes => Scaling::Whole,
@@ -77,6 +86,8 @@ impl Format {
         match self {
             Self::Iq4Nl | Self::Q4_0 | Self::Planes => 18,
             Self::Q8_0 => 34,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
@@ -87,7 +98,7 @@ impl Format {
     pub fn block(self) -> usize {
         match self {
             Self::Planes => RECORD_WEIGHTS,
-            Self::Q4K | Self::Q5K | Self::Q6K => 2 * RECORD_WEIGHTS,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => 2 * RECORD_WEIGHTS,
             _ => 32,
         }
     }
@@ -139,6 +150,14 @@ macro_rules! with_codes {
             }
             Format::Q8_0 => {
                 type $F = codes::EightBit;
+                $then
+            }
+            Format::Q2K => {
+                type $F = k_quants::Two;
+                $then
+            }
+            Format::Q3K => {
+                type $F = k_quants::Three;
                 $then
             }
             Format::Q4K => {

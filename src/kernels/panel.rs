@@ -7,8 +7,8 @@ pub const PANEL_RECORDS: usize = 4;
 /// Rows of the largest panel.
 const MAX_ROWS: usize = 32;
 /// Scales of a record and a row, in the order of [`Scaling`]'s blocks: of first halves or all, then of second halves, or
-/// minimums.
-pub const SCALES: usize = 8;
+/// minimums, of which there may be two to a block.
+pub const SCALES: usize = 12;
 /// Weights of a record in steps of four, as 8-bit dot products take them.
 pub const STEPS: usize = RECORD_WEIGHTS / 4;
 

@@ -8,7 +8,7 @@ const TOLERANCE: f64 = 2e-6;
 /// The same for planes, whose levels become whole numbers.
 const PLANES_TOLERANCE: f64 = 1e-3;
 
-const FORMATS: [Format; 7] = Format::ALL;
+const FORMATS: [Format; 9] = Format::ALL;
 const ALONE: Share = Share { index: 0, of: 1 };
 /// IQ4_NL's levels, from ggml's table.
 const LEVELS: [i32; 16] = [
@@ -67,6 +67,8 @@ fn weights(format: Format, width: usize, n_rows: usize, noise: &mut Noise) -> Ve
 /// Where a block has its numbers of 16 bits.
 fn scales(format: Format) -> &'static [usize] {
     match format {
+        Format::Q2K => &[80, 82],
+        Format::Q3K => &[108],
         Format::Q4K | Format::Q5K => &[0, 2],
         Format::Q6K => &[208],
         _ => &[0],
@@ -77,6 +79,8 @@ fn scales(format: Format) -> &'static [usize] {
 fn decode(format: Format, row: &[u8]) -> Vec<f64> {
     let blocks = row.chunks_exact(format.block_bytes()).map(|b| {
         match format {
+            Format::Q2K => return two(b),
+            Format::Q3K => return three(b),
             Format::Q4K => return four_or_five(b, &b[16..], |_, _| 0),
             Format::Q5K => return four_or_five(b, &b[48..], |j, l| b[16 + l] >> j & 1),
             Format::Q6K => return six(b),
@@ -108,6 +112,34 @@ fn decode(format: Format, row: &[u8]) -> Vec<f64> {
         }
         _ => all,
     }
+}
+
+/// A block of Q2_K.
+fn two(b: &[u8]) -> Vec<f64> {
+    let factor = |at: usize| half::f16::from_le_bytes([b[at], b[at + 1]]).to_f64();
+    let number = |i: usize| {
+        let (half, j, l) = (i / 128, i % 128 / 32, i % 32);
+        let code = b[16 + 32 * half + l] >> (2 * j) & 3;
+        let (scale, minimum) = (b[i / 16] % 16, b[i / 16] / 16);
+        factor(80) * f64::from(scale) * f64::from(code) - factor(82) * f64::from(minimum)
+    };
+    (0..256).map(number).collect()
+}
+
+/// A block of Q3_K.
+fn three(b: &[u8]) -> Vec<f64> {
+    let factor = half::f16::from_le_bytes([b[108], b[109]]).to_f64();
+    let number = |i: usize| {
+        let (half, j, l) = (i / 128, i % 128 / 32, i % 32);
+        let code = (b[32 + 32 * half + l] >> (2 * j) & 3) + 4 * (b[l] >> (4 * half + j) & 1);
+        // The lower four bits of two scales in a byte, the upper two of four.
+        let group = i / 16;
+        let lower = b[96 + group % 8] >> (group / 8 * 4) & 15;
+        let upper = b[104 + group % 4] >> (group / 4 * 2) & 3;
+        let scale = i32::from(lower + 16 * upper) - 32;
+        factor * f64::from(scale) * f64::from(i32::from(code) - 4)
+    };
+    (0..256).map(number).collect()
 }
 
 /// A block of Q4_K or Q5_K: `fifth(j, l)` is the fifth bit of number `l` of group `j`.

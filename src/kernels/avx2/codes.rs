@@ -12,7 +12,7 @@ pub trait Codes {
     const RECORDS: usize = 1;
     /// How weights are scaled.
     const SCALING: Scaling = Scaling::Blocks;
-    /// What weights are too large by where they come as unsigned bytes of up to 5 bits, else with a sign.
+    /// What weights are too large by where they come as unsigned bytes of up to 6 bits, else with a sign.
     const BASE: Option<u8> = None;
     /// Whether they are one digit of 4 bits.
     const DIGIT: bool = false;
@@ -23,11 +23,21 @@ pub trait Codes {
     /// `UNIT_BYTES` bytes can be read at `p`, and the CPU has what [`super::PLAIN`] asks for.
     unsafe fn pair(p: *const u8, pair: usize) -> (__m256i, __m256i);
 
-    /// The scales of record `i`: four, then what [`Scaling`] has beside them: minimums, or those of second halves.
+    /// The scales of record `i`: four, then what [`Scaling`] has beside them: minimums of blocks, or scales of second halves.
     ///
     /// # Safety
     /// As [`Self::pair`].
     unsafe fn scales(p: *const u8, i: usize) -> __m256;
+
+    /// The minimums of the halves of its blocks. Only [`Scaling::HalfMinimums`] has them.
+    ///
+    /// # Safety
+    /// As [`Self::pair`].
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn half_minimums(_: *const u8, _: usize) -> __m256 {
+        _mm256_setzero_ps()
+    }
 
     /// Weights that [`Self::pair`] gave without their sign, 128 too large if they had one.
     ///

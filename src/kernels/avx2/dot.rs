@@ -119,6 +119,12 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
         strip.ask(k, F::UNIT_BYTES / F::RECORDS);
         let (unit, i) = (k / F::RECORDS, k % F::RECORDS);
+        let mut halves = [[0.0; 8]; C];
+        if F::SCALING == Scaling::HalfMinimums {
+            for (halves, x) in halves.iter_mut().zip(x) {
+                *halves = x.half_totals();
+            }
+        }
         for (row, sums) in strip.rows.iter().zip(&mut sums) {
             let row = row.wrapping_add(unit * F::UNIT_BYTES);
             // SAFETY: as above.
@@ -129,6 +135,14 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
                 if F::SCALING == Scaling::Minimums {
                     let minimums = _mm256_blend_ps::<0xf0>(_mm256_setzero_ps(), by[c]);
                     sums[c] = _mm256_add_ps(sums[c], minimums);
+                }
+            }
+            if F::SCALING == Scaling::HalfMinimums {
+                // SAFETY: as above.
+                let minimums = unsafe { F::half_minimums(row, i) };
+                for c in 0..C {
+                    let totals = load(&halves[c], 0);
+                    sums[c] = _mm256_fmadd_ps(minimums, _mm256_castsi256_ps(totals), sums[c]);
                 }
             }
             for pair in 0..2 {

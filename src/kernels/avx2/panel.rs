@@ -112,13 +112,19 @@ unsafe fn record<F: Codes, const WHOLE: bool>(
     }
     // SAFETY: the caller's word.
     let scales = rows.map(|row| _mm256_castps_si256(unsafe { F::scales(row, i) }));
-    let n = if F::SCALING == Scaling::Blocks {
-        4
-    } else {
-        SCALES
+    let n = match F::SCALING {
+        Scaling::Minimums | Scaling::Halves => 8,
+        _ => 4,
     };
     for (to, scales) in by_block.iter_mut().zip(&transpose(&scales)[..n]) {
         to[half] = _mm256_castsi256_ps(*scales);
+    }
+    if F::SCALING == Scaling::HalfMinimums {
+        // SAFETY: the caller's word.
+        let minimums = rows.map(|row| _mm256_castps_si256(unsafe { F::half_minimums(row, i) }));
+        for (to, minimum) in by_block[4..].iter_mut().zip(transpose(&minimums)) {
+            to[half] = _mm256_castsi256_ps(minimum);
+        }
     }
 }
 

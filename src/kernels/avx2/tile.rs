@@ -38,19 +38,20 @@ unsafe fn by_format<const C: usize>(panel: &Panel, columns: [*const Record; C], 
     // SAFETY: the caller's word.
     unsafe {
         match (panel.format.scaling(), panel.digits.second) {
-            (Scaling::Whole, _) => multiply::<C, 1, 2, false>(panel, &columns, sums),
-            (Scaling::Blocks, 0) => multiply::<C, 4, 1, false>(panel, &columns, sums),
-            (Scaling::Blocks, _) => multiply::<C, 4, 2, false>(panel, &columns, sums),
-            (Scaling::Minimums, 0) => multiply::<C, 4, 1, true>(panel, &columns, sums),
-            (Scaling::Minimums, _) => multiply::<C, 4, 2, true>(panel, &columns, sums),
-            (Scaling::Halves, _) => multiply::<C, 8, 2, false>(panel, &columns, sums),
+            (Scaling::Whole, _) => multiply::<C, 1, 2, 0>(panel, &columns, sums),
+            (Scaling::Blocks, 0) => multiply::<C, 4, 1, 0>(panel, &columns, sums),
+            (Scaling::Blocks, _) => multiply::<C, 4, 2, 0>(panel, &columns, sums),
+            (Scaling::Minimums, 0) => multiply::<C, 4, 1, 1>(panel, &columns, sums),
+            (Scaling::Minimums, _) => multiply::<C, 4, 2, 1>(panel, &columns, sums),
+            (Scaling::Halves, _) => multiply::<C, 8, 2, 0>(panel, &columns, sums),
+            (Scaling::HalfMinimums, _) => multiply::<C, 4, 2, 2>(panel, &columns, sums),
         }
     }
 }
 
-/// `G` groups of weights with a scale of their own make a record; weights have `D` digits; `M` for a minimum beside a scale.
+/// `G` groups of weights with a scale of their own make a record, with `M` minimums each; weights have `D` digits.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply<const C: usize, const G: usize, const D: usize, const M: bool>(
+unsafe fn multiply<const C: usize, const G: usize, const D: usize, const M: usize>(
     panel: &Panel,
     columns: &[*const Record; C],
     sums: &mut [f32],
@@ -70,11 +71,18 @@ unsafe fn multiply<const C: usize, const G: usize, const D: usize, const M: bool
     for k in 0..panel.n_records {
         // SAFETY: the caller's word.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
+        let mut halves = [[0.0; 8]; C];
+        if M == 2 {
+            for (halves, x) in halves.iter_mut().zip(x) {
+                *halves = x.half_totals();
+            }
+        }
         for g in 0..G {
             // Records keep -128 times the sum.
             let without = x.map(|x| _mm256_set1_epi32((x.sum::<G>(g) >> 7) * i32::from(base)));
-            if M {
-                subtract(&mut sums[..], &scales[k][4 + g], x.map(|x| x.totals[g]));
+            for m in 0..M {
+                let totals = std::array::from_fn(|c| x[c].total::<M>(&halves[c], g, m));
+                subtract::<C>(&mut sums[..], &scales[k][4 + M * g + m], totals);
             }
             let scales = &scales[k][g];
             if D == 1 {

@@ -41,17 +41,18 @@ macro_rules! tile_with {
                 // SAFETY: the caller's word.
                 unsafe {
                     match panel.format.scaling() {
-                        Scaling::Whole => multiply::<C, 1, false>(panel, &columns, sums),
-                        Scaling::Blocks => multiply::<C, 4, false>(panel, &columns, sums),
-                        Scaling::Minimums => multiply::<C, 4, true>(panel, &columns, sums),
-                        Scaling::Halves => multiply::<C, 8, false>(panel, &columns, sums),
+                        Scaling::Whole => multiply::<C, 1, 0>(panel, &columns, sums),
+                        Scaling::Blocks => multiply::<C, 4, 0>(panel, &columns, sums),
+                        Scaling::Minimums => multiply::<C, 4, 1>(panel, &columns, sums),
+                        Scaling::Halves => multiply::<C, 8, 0>(panel, &columns, sums),
+                        Scaling::HalfMinimums => multiply::<C, 4, 2>(panel, &columns, sums),
                     }
                 }
             }
 
-            /// `G` groups of weights with a scale of their own make a record; `M` for a minimum beside it.
+            /// `G` groups of weights with a scale of their own make a record, with `M` minimums each.
             #[target_feature(enable = $features)]
-            unsafe fn multiply<const C: usize, const G: usize, const M: bool>(
+            unsafe fn multiply<const C: usize, const G: usize, const M: usize>(
                 panel: &Panel,
                 columns: &[*const Record; C],
                 sums: &mut [f32],
@@ -67,6 +68,12 @@ macro_rules! tile_with {
                 for k in 0..panel.n_records {
                     // SAFETY: the caller's word.
                     let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
+                    let mut halves = [[0.0; 8]; C];
+                    if M == 2 {
+                        for (halves, x) in halves.iter_mut().zip(x) {
+                            *halves = x.half_totals();
+                        }
+                    }
                     for g in 0..G {
                         // Records keep -128 times the sum.
                         let mut products =
@@ -81,8 +88,9 @@ macro_rules! tile_with {
                                 }
                             }
                         }
-                        if M {
-                            subtract(&mut sums[..], &scales[k][4 + g], x.map(|x| x.totals[g]));
+                        for m in 0..M {
+                            let totals = std::array::from_fn(|c| x[c].total::<M>(&halves[c], g, m));
+                            subtract::<C>(&mut sums[..], &scales[k][4 + M * g + m], totals);
                         }
                         let weights = &scales[k][g];
                         for ((sums, products), x) in sums.iter_mut().zip(products).zip(x) {

@@ -23,11 +23,21 @@ pub trait Codes {
     /// As said above.
     unsafe fn codes(p: *const u8, i: usize) -> (__m512i, __m512i);
 
-    /// Its four scales, then what [`Scaling`] has beside them: minimums, or the scales of second halves.
+    /// Its four scales, then what [`Scaling`] has beside them: minimums of blocks, or the scales of second halves.
     ///
     /// # Safety
     /// As said above.
     unsafe fn scales(p: *const u8, i: usize) -> __m256;
+
+    /// The minimums of both records' halves of blocks. Only [`Scaling::HalfMinimums`] has them.
+    ///
+    /// # Safety
+    /// As said above.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn half_minimums(_: *const u8) -> __m512 {
+        _mm512_setzero_ps()
+    }
 
     /// The weights of 16 rows, transposed: step `k` gets four of every row in its register `half`, in the order of a
     /// record's `q`.

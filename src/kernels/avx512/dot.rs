@@ -91,6 +91,25 @@ impl<const C: usize> Loaded<C> {
     }
 }
 
+/// What the halves of blocks of two records add up to, less their sign.
+///
+/// # Safety
+/// Both are there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
+unsafe fn half_totals(x: *const Record) -> __m512 {
+    let each = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    // SAFETY: the caller's word; eight numbers, and four.
+    let totals = |i: usize| unsafe {
+        let x = x.add(i);
+        let sums = _mm_loadu_si128((&raw const (*x).half_sums).cast());
+        let scales = _mm256_castps128_ps256(_mm_loadu_ps((&raw const (*x).scales).cast()));
+        let scales = _mm256_permutexvar_ps(each, scales);
+        _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(sums)), scales)
+    };
+    _mm512_insertf32x8::<1>(_mm512_castps256_ps512(totals(0)), totals(1))
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
 unsafe fn coded<F: Codes, const R: usize, const C: usize>(
     strip: &Strip<R>,
@@ -104,6 +123,22 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
     // Four lanes per column, one per block.
     let mut minimums = [_mm512_setzero_ps(); R];
     for unit in 0..strip.n_records / F::RECORDS {
+        if F::SCALING == Scaling::HalfMinimums {
+            // SAFETY: the caller's word: a unit of every row and its two records of every column are there.
+            unsafe {
+                let mut totals = [_mm512_setzero_ps(); C];
+                for c in 0..C {
+                    totals[c] = half_totals(columns[c].add(2 * unit));
+                }
+                for r in 0..R {
+                    let row = strip.rows[r].wrapping_add(unit * F::UNIT_BYTES);
+                    let minimums = F::half_minimums(row);
+                    for c in 0..C {
+                        sums[r][c] = _mm512_fmadd_ps(minimums, totals[c], sums[r][c]);
+                    }
+                }
+            }
+        }
         for i in 0..F::RECORDS {
             let k = F::RECORDS * unit + i;
             // SAFETY: the caller's word: record `k` of every row and column is there.

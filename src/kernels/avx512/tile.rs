@@ -38,17 +38,18 @@ unsafe fn by_groups<const C: usize>(panel: &Panel, columns: [*const Record; C], 
     // SAFETY: the caller's word.
     unsafe {
         match panel.format.scaling() {
-            Scaling::Whole => multiply::<C, 1, false>(panel, &columns, sums),
-            Scaling::Blocks => multiply::<C, 4, false>(panel, &columns, sums),
-            Scaling::Minimums => multiply::<C, 4, true>(panel, &columns, sums),
-            Scaling::Halves => multiply::<C, 8, false>(panel, &columns, sums),
+            Scaling::Whole => multiply::<C, 1, 0>(panel, &columns, sums),
+            Scaling::Blocks => multiply::<C, 4, 0>(panel, &columns, sums),
+            Scaling::Minimums => multiply::<C, 4, 1>(panel, &columns, sums),
+            Scaling::Halves => multiply::<C, 8, 0>(panel, &columns, sums),
+            Scaling::HalfMinimums => multiply::<C, 4, 2>(panel, &columns, sums),
         }
     }
 }
 
-/// `G` groups of weights with a scale of their own make a record; `M` for a minimum beside it.
+/// `G` groups of weights with a scale of their own make a record, with `M` minimums each.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
-unsafe fn multiply<const C: usize, const G: usize, const M: bool>(
+unsafe fn multiply<const C: usize, const G: usize, const M: usize>(
     panel: &Panel,
     columns: &[*const Record; C],
     sums: &mut [f32],
@@ -70,6 +71,12 @@ unsafe fn multiply<const C: usize, const G: usize, const M: bool>(
         // SAFETY: the caller's word.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
         let (codes, scales) = (&codes[k], &scales[k]);
+        let mut halves = [[0.0; 8]; C];
+        if M == 2 {
+            for (halves, x) in halves.iter_mut().zip(x) {
+                *halves = x.half_totals();
+            }
+        }
         for g in 0..G {
             let mut t = [[_mm512_setzero_si512(); 2]; C];
             for (t, x) in t.iter_mut().zip(x) {
@@ -94,10 +101,10 @@ unsafe fn multiply<const C: usize, const G: usize, const M: bool>(
                 total[1] =
                     _mm512_fmadd_ps(_mm512_cvtepi32_ps(t[1]), _mm512_mul_ps(b, scale), total[1]);
             }
-            if M {
-                let [a, b] = scales[4 + g];
-                for (x, total) in x.iter().zip(&mut total) {
-                    let x = _mm512_set1_ps(x.totals[g]);
+            for m in 0..M {
+                let [a, b] = scales[4 + M * g + m];
+                for ((x, halves), total) in x.iter().zip(&halves).zip(&mut total) {
+                    let x = _mm512_set1_ps(x.total::<M>(halves, g, m));
                     total[0] = _mm512_fmadd_ps(a, x, total[0]);
                     total[1] = _mm512_fmadd_ps(b, x, total[1]);
                 }

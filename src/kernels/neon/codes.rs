@@ -20,11 +20,21 @@ pub trait Codes {
     /// `UNIT_BYTES` bytes can be read at `p`, and the CPU has what [`super::DOT`] asks for.
     unsafe fn block(p: *const u8, b: usize) -> (int8x16_t, int8x16_t);
 
-    /// The scales of record `i`: four, then what [`Scaling`] has beside them: minimums, or those of second halves.
+    /// The scales of record `i`: four, then what [`Scaling`] has beside them: minimums of blocks, or scales of second halves.
     ///
     /// # Safety
     /// As [`Self::block`].
     unsafe fn scales(p: *const u8, i: usize) -> [float32x4_t; 2];
+
+    /// The minimums of the halves of its blocks. Only [`Scaling::HalfMinimums`] has them.
+    ///
+    /// # Safety
+    /// As [`Self::block`].
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn half_minimums(_: *const u8, _: usize) -> [float32x4_t; 2] {
+        [vdupq_n_f32(0.0); 2]
+    }
 }
 
 /// 16 levels, or numbers less 8: 4 bits of index in either case.

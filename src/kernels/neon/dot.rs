@@ -105,6 +105,17 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
                         let all = by_blocks(products[c][1]);
                         sums[c] = vfmaq_f32(sums[c], all, vmulq_f32(other, scales));
                     }
+                    Scaling::HalfMinimums => {
+                        // SAFETY: as above.
+                        let minimums = unsafe { F::half_minimums(row, i) };
+                        let totals = x[c].half_totals();
+                        let totals = totals.as_chunks::<4>().0;
+                        for (minimums, totals) in minimums.into_iter().zip(totals) {
+                            // SAFETY: four numbers.
+                            let totals = unsafe { vld1q_f32(totals.as_ptr()) };
+                            sums[c] = vfmaq_f32(sums[c], minimums, totals);
+                        }
+                    }
                     _ => {}
                 }
             }

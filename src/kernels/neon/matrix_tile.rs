@@ -39,17 +39,18 @@ unsafe fn by_groups<const P: usize>(
     // SAFETY: the caller's word.
     unsafe {
         match panel.format.scaling() {
-            Scaling::Whole => multiply::<P, 1, false>(panel, &columns, sums),
-            Scaling::Blocks => multiply::<P, 4, false>(panel, &columns, sums),
-            Scaling::Minimums => multiply::<P, 4, true>(panel, &columns, sums),
-            Scaling::Halves => multiply::<P, 8, false>(panel, &columns, sums),
+            Scaling::Whole => multiply::<P, 1, 0>(panel, &columns, sums),
+            Scaling::Blocks => multiply::<P, 4, 0>(panel, &columns, sums),
+            Scaling::Minimums => multiply::<P, 4, 1>(panel, &columns, sums),
+            Scaling::Halves => multiply::<P, 8, 0>(panel, &columns, sums),
+            Scaling::HalfMinimums => multiply::<P, 4, 2>(panel, &columns, sums),
         }
     }
 }
 
-/// `G` groups of weights with a scale of their own make a record; `M` for a minimum beside it.
+/// `G` groups of weights with a scale of their own make a record, with `M` minimums each.
 #[target_feature(enable = "neon,dotprod,i8mm")]
-unsafe fn multiply<const P: usize, const G: usize, const M: bool>(
+unsafe fn multiply<const P: usize, const G: usize, const M: usize>(
     panel: &Panel,
     columns: &[[*const Record; 2]; P],
     sums: &mut [f32],
@@ -58,27 +59,35 @@ unsafe fn multiply<const P: usize, const G: usize, const M: bool>(
     let (codes, scales): (&[RecordCodes; PANEL_RECORDS], &Scales) = unsafe { panel.parts() };
     let sums = sums.as_chunks_mut::<4>().0.as_chunks_mut::<4>().0;
     // With room for the partner of a last column without one.
-    let mut totals = [[[[0.0; 4]; 4]; 2]; P];
-    for (to, from) in totals.as_flattened_mut().iter_mut().zip(&*sums) {
+    let mut room = [[[[0.0; 4]; 4]; 2]; P];
+    for (to, from) in room.as_flattened_mut().iter_mut().zip(&*sums) {
         *to = *from;
     }
     for k in 0..panel.n_records {
         // SAFETY: the caller's word.
         let x = columns.map(|pair| pair.map(|x| unsafe { &*x.add(k) }));
+        let mut halves = [[[0.0; 8]; 2]; P];
+        if M == 2 {
+            for (halves, x) in halves.as_flattened_mut().iter_mut().zip(x.as_flattened()) {
+                *halves = x.half_totals();
+            }
+        }
         for g in 0..G {
             let products = group::<P, G>(&codes[k], g, &x);
             let weights = &scales[k][g];
-            for ((totals, products), x) in totals.iter_mut().zip(&products).zip(x) {
-                for ((to, products), x) in totals.iter_mut().zip(products).zip(x) {
-                    add_scaled(to, products, weights, x.scales[g % 4]);
-                    if M {
-                        subtract(to, &scales[k][4 + g], x.totals[g]);
+            for p in 0..P {
+                for c in 0..2 {
+                    let (to, x) = (&mut room[p][c], x[p][c]);
+                    add_scaled(to, &products[p][c], weights, x.scales[g % 4]);
+                    for m in 0..M {
+                        let total = x.total::<M>(&halves[p][c], g, m);
+                        subtract(to, &scales[k][4 + M * g + m], total);
                     }
                 }
             }
         }
     }
-    for (to, from) in sums.iter_mut().zip(totals.as_flattened()) {
+    for (to, from) in sums.iter_mut().zip(room.as_flattened()) {
         *to = *from;
     }
 }

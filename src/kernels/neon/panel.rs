@@ -92,11 +92,24 @@ unsafe fn record<F: codes::Codes, const PAIRS: bool>(
     }
     // SAFETY: the caller's word.
     let scales = rows.map(|row| unsafe { F::scales(row, i) });
-    let n = if F::SCALING == Scaling::Blocks { 1 } else { 2 };
+    let n = match F::SCALING {
+        Scaling::Minimums | Scaling::Halves => 2,
+        _ => 1,
+    };
     for (kind, to) in by_block.chunks_exact_mut(4).take(n).enumerate() {
         let scales = scales.map(|scales| vreinterpretq_s8_f32(scales[kind]));
         for (to, scales) in to.iter_mut().zip(transpose(scales)) {
             to[quarter] = vreinterpretq_f32_s8(scales);
+        }
+    }
+    if F::SCALING == Scaling::HalfMinimums {
+        // SAFETY: the caller's word.
+        let minimums = rows.map(|row| unsafe { F::half_minimums(row, i) });
+        for (part, to) in by_block[4..].chunks_exact_mut(4).enumerate() {
+            let minimums = minimums.map(|minimums| vreinterpretq_s8_f32(minimums[part]));
+            for (to, minimum) in to.iter_mut().zip(transpose(minimums)) {
+                to[quarter] = vreinterpretq_f32_s8(minimum);
+            }
         }
     }
 }

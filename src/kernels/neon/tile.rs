@@ -39,17 +39,18 @@ unsafe fn by_groups<const C: usize>(panel: &Panel, columns: [*const Record; C], 
     // SAFETY: the caller's word.
     unsafe {
         match panel.format.scaling() {
-            Scaling::Whole => multiply::<C, 1, false>(panel, &columns, sums),
-            Scaling::Blocks => multiply::<C, 4, false>(panel, &columns, sums),
-            Scaling::Minimums => multiply::<C, 4, true>(panel, &columns, sums),
-            Scaling::Halves => multiply::<C, 8, false>(panel, &columns, sums),
+            Scaling::Whole => multiply::<C, 1, 0>(panel, &columns, sums),
+            Scaling::Blocks => multiply::<C, 4, 0>(panel, &columns, sums),
+            Scaling::Minimums => multiply::<C, 4, 1>(panel, &columns, sums),
+            Scaling::Halves => multiply::<C, 8, 0>(panel, &columns, sums),
+            Scaling::HalfMinimums => multiply::<C, 4, 2>(panel, &columns, sums),
         }
     }
 }
 
-/// `G` groups of weights with a scale of their own make a record; `M` for a minimum beside it.
+/// `G` groups of weights with a scale of their own make a record, with `M` minimums each.
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn multiply<const C: usize, const G: usize, const M: bool>(
+unsafe fn multiply<const C: usize, const G: usize, const M: usize>(
     panel: &Panel,
     columns: &[*const Record; C],
     sums: &mut [f32],
@@ -63,13 +64,20 @@ unsafe fn multiply<const C: usize, const G: usize, const M: bool>(
     for k in 0..panel.n_records {
         // SAFETY: the caller's word.
         let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
+        let mut halves = [[0.0; 8]; C];
+        if M == 2 {
+            for (halves, x) in halves.iter_mut().zip(x) {
+                *halves = x.half_totals();
+            }
+        }
         for g in 0..G {
             let products = group::<C, G>(&codes[k], g, &x);
             let weights = &scales[k][g];
             for c in 0..C {
                 add_scaled(&mut sums[c], &products[c], weights, x[c].scales[g % 4]);
-                if M {
-                    subtract(&mut sums[c], &scales[k][4 + g], x[c].totals[g]);
+                for m in 0..M {
+                    let total = x[c].total::<M>(&halves[c], g, m);
+                    subtract(&mut sums[c], &scales[k][4 + M * g + m], total);
                 }
             }
         }
