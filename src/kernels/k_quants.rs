@@ -17,9 +17,9 @@ pub mod two {
     /// # Safety
     /// A block can be read at `p`.
     #[inline(always)]
-    pub unsafe fn factors(p: *const u8) -> [u16; 2] {
+    pub unsafe fn factors(p: *const u8) -> u32 {
         // SAFETY: the caller's word.
-        unsafe { p.add(FACTORS).cast::<[u16; 2]>().read_unaligned() }
+        unsafe { p.add(FACTORS).cast::<u32>().read_unaligned() }
     }
 }
 

@@ -45,7 +45,7 @@ impl Codes for Two {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn scales(p: *const u8, _: usize) -> __m256 {
         // SAFETY: the caller's word.
-        let [factor, _] = unsafe { two::factors(p) };
+        let factor = unsafe { two::factors(p) } as u16;
         _mm256_set1_ps(number(factor))
     }
 
@@ -53,11 +53,11 @@ impl Codes for Two {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn half_minimums(p: *const u8, i: usize) -> __m256 {
         // SAFETY: the caller's word: a block begins with 16 bytes, minimums above scales.
-        let (minimums, [_, factor]) =
+        let (minimums, factors) =
             unsafe { (p.add(8 * i).cast::<i64>().read_unaligned(), two::factors(p)) };
         let minimums = _mm_cvtsi64_si128(minimums >> 4 & 0x0f0f_0f0f_0f0f_0f0f);
         let minimums = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(minimums));
-        _mm256_mul_ps(minimums, _mm256_set1_ps(number(factor)))
+        _mm256_mul_ps(minimums, _mm256_set1_ps(number((factors >> 16) as u16)))
     }
 }
 

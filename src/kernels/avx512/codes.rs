@@ -16,6 +16,8 @@ pub trait Codes {
     const RECORDS: usize = 1;
     /// How weights are scaled.
     const SCALING: Scaling = Scaling::Blocks;
+    /// Whether a unit is of two records and all its scales are the same.
+    const ONE_SCALE: bool = false;
 
     /// The weights of record `i` plus 128: first halves of the four blocks, then second halves.
     ///

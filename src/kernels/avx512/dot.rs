@@ -30,7 +30,15 @@ impl Few for Wide {
         columns: &[*const Record; C],
     ) -> [[f32; R]; C] {
         // SAFETY: the caller's word.
-        unsafe { with_codes!(avx512, format, F => coded::<F, R, C>(strip, columns), [[0.0; R]; C]) }
+        unsafe {
+            with_codes!(avx512, format, F => {
+                if F::ONE_SCALE {
+                    units::<F, R, C>(strip, columns)
+                } else {
+                    coded::<F, R, C>(strip, columns)
+                }
+            }, [[0.0; R]; C])
+        }
     }
 
     unsafe fn planes<const R: usize, const C: usize>(
@@ -123,22 +131,6 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
     // Four lanes per column, one per block.
     let mut minimums = [_mm512_setzero_ps(); R];
     for unit in 0..strip.n_records / F::RECORDS {
-        if F::SCALING == Scaling::HalfMinimums {
-            // SAFETY: the caller's word: a unit of every row and its two records of every column are there.
-            unsafe {
-                let mut totals = [_mm512_setzero_ps(); C];
-                for c in 0..C {
-                    totals[c] = half_totals(columns[c].add(2 * unit));
-                }
-                for r in 0..R {
-                    let row = strip.rows[r].wrapping_add(unit * F::UNIT_BYTES);
-                    let minimums = F::half_minimums(row);
-                    for c in 0..C {
-                        sums[r][c] = _mm512_fmadd_ps(minimums, totals[c], sums[r][c]);
-                    }
-                }
-            }
-        }
         for i in 0..F::RECORDS {
             let k = F::RECORDS * unit + i;
             // SAFETY: the caller's word: record `k` of every row and column is there.
@@ -192,6 +184,70 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
             if F::SCALING == Scaling::Minimums {
                 out[c][r] += _mm512_mask_reduce_add_ps(0xf << (4 * c), minimums[r]);
             }
+        }
+    }
+    out
+}
+
+/// As [`coded`], for units of two records with one scale.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
+unsafe fn units<F: Codes, const R: usize, const C: usize>(
+    strip: &Strip<R>,
+    columns: &[*const Record; C],
+) -> [[f32; R]; C] {
+    // A copy: what is behind a pointer is read again after every prefetch.
+    let strip = *strip;
+    let spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    let mut sums = [[_mm512_setzero_ps(); C]; R];
+    for unit in 0..strip.n_records / 2 {
+        strip.ask(2 * unit, F::UNIT_BYTES / 2);
+        strip.ask(2 * unit + 1, F::UNIT_BYTES / 2);
+        let mut totals = [_mm512_setzero_ps(); C];
+        let mut by_x = [[_mm512_setzero_ps(); C]; 2];
+        for c in 0..C {
+            // SAFETY: the caller's word: both records of every column are there; four numbers.
+            unsafe {
+                let x = columns[c].add(2 * unit);
+                for i in 0..2 {
+                    let four = _mm_loadu_ps((&raw const (*x.add(i)).scales).cast());
+                    by_x[i][c] = _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(four));
+                }
+                if F::SCALING == Scaling::HalfMinimums {
+                    totals[c] = half_totals(x);
+                }
+            }
+        }
+        for r in 0..R {
+            let row = strip.rows[r].wrapping_add(unit * F::UNIT_BYTES);
+            let mut parts = [_mm512_setzero_ps(); C];
+            for i in 0..2 {
+                // SAFETY: the caller's word: a unit of every row and its records of every column are there.
+                unsafe {
+                    let (low, high) = F::codes(row, i);
+                    for c in 0..C {
+                        let x = columns[c].add(2 * unit + i).cast::<i8>();
+                        let load = |part: usize| _mm512_load_si512(x.add(64 * part).cast());
+                        let t = _mm512_dpbusd_epi32(load(2), low, load(0));
+                        let t = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(t, high, load(1)));
+                        parts[c] = _mm512_fmadd_ps(t, by_x[i][c], parts[c]);
+                    }
+                }
+            }
+            // SAFETY: as above.
+            let (scale, minimums) = unsafe { (F::scales(row, 0), F::half_minimums(row)) };
+            let scale = _mm512_broadcastss_ps(_mm256_castps256_ps128(scale));
+            for c in 0..C {
+                sums[r][c] = _mm512_fmadd_ps(parts[c], scale, sums[r][c]);
+                if F::SCALING == Scaling::HalfMinimums {
+                    sums[r][c] = _mm512_fmadd_ps(minimums, totals[c], sums[r][c]);
+                }
+            }
+        }
+    }
+    let mut out = [[0.0; R]; C];
+    for r in 0..R {
+        for c in 0..C {
+            out[c][r] = _mm512_reduce_add_ps(sums[r][c]);
         }
     }
     out

@@ -33,6 +33,7 @@ impl Codes for Two {
     const UNIT_BYTES: usize = two::BYTES;
     const RECORDS: usize = 2;
     const SCALING: Scaling = Scaling::HalfMinimums;
+    const ONE_SCALE: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,f16c")]
@@ -63,18 +64,21 @@ impl Codes for Two {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
     unsafe fn scales(p: *const u8, _: usize) -> __m256 {
         // SAFETY: the caller's word.
-        let [factor, _] = unsafe { two::factors(p) };
-        _mm256_set1_ps(number(factor))
+        let factors = _mm_cvtsi32_si128(unsafe { two::factors(p) }.cast_signed());
+        _mm256_broadcastss_ps(_mm_cvtph_ps(factors))
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
     unsafe fn half_minimums(p: *const u8) -> __m512 {
         // SAFETY: the caller's word: a block begins with 16 bytes, minimums above scales.
-        let (minimums, [_, factor]) = unsafe { (_mm_loadu_si128(p.cast()), two::factors(p)) };
+        let (minimums, factors) = unsafe { (_mm_loadu_si128(p.cast()), two::factors(p)) };
         let minimums = _mm_and_si128(_mm_srli_epi16::<4>(minimums), _mm_set1_epi8(15));
         let minimums = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(minimums));
-        _mm512_mul_ps(minimums, _mm512_set1_ps(number(factor)))
+        let factors = _mm_cvtph_ps(_mm_cvtsi32_si128(factors.cast_signed()));
+        let second = _mm512_set1_epi32(1);
+        let factor = _mm512_permutexvar_ps(second, _mm512_castps128_ps512(factors));
+        _mm512_mul_ps(minimums, factor)
     }
 
     #[inline]
@@ -120,7 +124,8 @@ impl Codes for Two {
         let mut factors = [[0; 16]; 2];
         for (r, row) in rows.iter().enumerate() {
             // SAFETY: as above.
-            [factors[0][r], factors[1][r]] = unsafe { two::factors(*row) };
+            let both = unsafe { two::factors(*row) };
+            (factors[0][r], factors[1][r]) = (both as u16, (both >> 16) as u16);
         }
         for scale in &mut out[..4] {
             scale[half] = numbers(&factors[0]);
@@ -140,6 +145,7 @@ pub struct Three;
 impl Codes for Three {
     const UNIT_BYTES: usize = three::BYTES;
     const RECORDS: usize = 2;
+    const ONE_SCALE: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,f16c")]

@@ -39,7 +39,7 @@ impl Codes for Two {
     #[target_feature(enable = "neon,dotprod")]
     unsafe fn scales(p: *const u8, _: usize) -> [float32x4_t; 2] {
         // SAFETY: the caller's word.
-        let [factor, _] = unsafe { two::factors(p) };
+        let factor = unsafe { two::factors(p) } as u16;
         [vdupq_n_f32(number(factor)), vdupq_n_f32(0.0)]
     }
 
@@ -47,9 +47,9 @@ impl Codes for Two {
     #[target_feature(enable = "neon,dotprod")]
     unsafe fn half_minimums(p: *const u8, i: usize) -> [float32x4_t; 2] {
         // SAFETY: the caller's word: a block begins with 16 bytes, minimums above scales.
-        let (minimums, [_, factor]) = unsafe { (vld1_u8(p.add(8 * i)), two::factors(p)) };
+        let (minimums, factors) = unsafe { (vld1_u8(p.add(8 * i)), two::factors(p)) };
         let minimums = vmovl_u8(vshr_n_u8::<4>(minimums));
-        let times = |x| vmulq_n_f32(vcvtq_f32_u32(vmovl_u16(x)), number(factor));
+        let times = |x| vmulq_n_f32(vcvtq_f32_u32(vmovl_u16(x)), number((factors >> 16) as u16));
         [
             times(vget_low_u16(minimums)),
             times(vget_high_u16(minimums)),
