@@ -29,7 +29,7 @@ const GROUP: usize = 4;
 
 /// The products of one kind of machine.
 pub trait Few {
-    /// Streams of one column's rows in formats whose blocks have one scale: 2 or 4. Others always have 2.
+    /// Streams of one column's rows in formats whose records need few registers: 2 or 4. Others always have 2.
     const STREAMS: usize;
 
     /// Products of `R` rows with `C` columns, for a format in blocks.
@@ -127,7 +127,9 @@ pub unsafe fn dot<K: Few>(
         let levels = levels.as_ref();
         match columns {
             [column] if levels.is_none() => match (rows.format.scaling(), K::STREAMS) {
-                (Scaling::Blocks, 4) => streams::<K, 4>(rows, range, *column, out),
+                (Scaling::Blocks | Scaling::HalfMinimums, 4) => {
+                    streams::<K, 4>(rows, range, *column, out)
+                }
                 _ => streams::<K, 2>(rows, range, *column, out),
             },
             _ => match rows.format.scaling() {

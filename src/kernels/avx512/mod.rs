@@ -9,6 +9,7 @@ mod k_quants;
 mod panel;
 mod planes;
 mod prepare;
+mod products;
 mod tile;
 
 pub use attention::ATTENTION;
@@ -21,7 +22,16 @@ use super::isa::Isa;
 pub static ISA: Isa = Isa {
     name: "AVX-512 with VNNI and VBMI",
     available,
-    formats: &Format::ALL,
+    formats: &[
+        Format::Iq4Nl,
+        Format::Q4_0,
+        Format::Q8_0,
+        Format::Planes,
+        Format::Q3K,
+        Format::Q4K,
+        Format::Q5K,
+        Format::Q6K,
+    ],
     order: Order::Straight,
     panel_rows: tile::PANEL_ROWS,
     tile_columns: tile::TILE_COLUMNS,
