@@ -208,19 +208,19 @@ unsafe fn units<F: Codes, const R: usize, const C: usize>(
             // SAFETY: the caller's word: both records of every column are there; four numbers.
             unsafe {
                 let x = columns[c].add(2 * unit);
-                for i in 0..2 {
+                for (i, by_x) in by_x.iter_mut().enumerate() {
                     let four = _mm_loadu_ps((&raw const (*x.add(i)).scales).cast());
-                    by_x[i][c] = _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(four));
+                    by_x[c] = _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(four));
                 }
                 if F::SCALING == Scaling::HalfMinimums {
                     totals[c] = half_totals(x);
                 }
             }
         }
-        for r in 0..R {
-            let row = strip.rows[r].wrapping_add(unit * F::UNIT_BYTES);
+        for (row, sums) in strip.rows.iter().zip(&mut sums) {
+            let row = row.wrapping_add(unit * F::UNIT_BYTES);
             let mut parts = [_mm512_setzero_ps(); C];
-            for i in 0..2 {
+            for (i, by_x) in by_x.iter().enumerate() {
                 // SAFETY: the caller's word: a unit of every row and its records of every column are there.
                 unsafe {
                     let (low, high) = F::codes(row, i);
@@ -229,7 +229,7 @@ unsafe fn units<F: Codes, const R: usize, const C: usize>(
                         let load = |part: usize| _mm512_load_si512(x.add(64 * part).cast());
                         let t = _mm512_dpbusd_epi32(load(2), low, load(0));
                         let t = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(t, high, load(1)));
-                        parts[c] = _mm512_fmadd_ps(t, by_x[i][c], parts[c]);
+                        parts[c] = _mm512_fmadd_ps(t, by_x[c], parts[c]);
                     }
                 }
             }
@@ -237,9 +237,9 @@ unsafe fn units<F: Codes, const R: usize, const C: usize>(
             let (scale, minimums) = unsafe { (F::scales(row, 0), F::half_minimums(row)) };
             let scale = _mm512_broadcastss_ps(_mm256_castps256_ps128(scale));
             for c in 0..C {
-                sums[r][c] = _mm512_fmadd_ps(parts[c], scale, sums[r][c]);
+                sums[c] = _mm512_fmadd_ps(parts[c], scale, sums[c]);
                 if F::SCALING == Scaling::HalfMinimums {
-                    sums[r][c] = _mm512_fmadd_ps(minimums, totals[c], sums[r][c]);
+                    sums[c] = _mm512_fmadd_ps(minimums, totals[c], sums[c]);
                 }
             }
         }
