@@ -313,6 +313,10 @@ mod tests {
 
     /// What this machine has: the best it can do, and what others do.
     fn ways() -> Vec<Way> {
+        #[cfg_attr(
+            not(target_arch = "x86_64"),
+            allow(unused_mut, reason = "nothing is added")
+        )]
         let mut ways: Vec<Way> = vec![scan, own_rows::<Plain<false>>, own_rows::<Plain<true>>];
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
