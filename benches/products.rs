@@ -1,7 +1,7 @@
 //! Products with weights: our kernels beside ggml's, type by type and by number of columns, on all cores.
 //!
-//! `cargo bench --bench products` prints bytes of weights per second; `-- iq4_nl` picks a type. Weights of several matrices
-//! in turn are larger than any cache, as those of a model are.
+//! `cargo bench --bench products` prints bytes of weights per second; `-- iq4_nl` picks a type, `-- reading` what memory
+//! gives at best. Weights of several matrices in turn are larger than any cache, as those of a model are.
 
 use std::hint::black_box;
 
@@ -192,5 +192,29 @@ fn products(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, products);
+/// What the machine reads at best: numbers larger than any cache, added up by all threads.
+fn reading(c: &mut Criterion) {
+    const NUMBERS: usize = 1 << 26;
+    let numbers = vec![1u64; NUMBERS];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut group = c.benchmark_group("reading");
+    group.sample_size(10);
+    group.throughput(Throughput::Bytes(8 * NUMBERS as u64));
+    for n in [1, threads] {
+        let part = NUMBERS.div_ceil(n);
+        let sum = |part: &[u64]| part.iter().fold(0, |sum: u64, x| sum.wrapping_add(*x));
+        group.bench_function(BenchmarkId::new("threads", n), |b| {
+            b.iter(|| {
+                std::thread::scope(|scope| {
+                    for part in numbers.chunks(part) {
+                        scope.spawn(move || black_box(sum(black_box(part))));
+                    }
+                });
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, reading, products);
 criterion_main!(benches);

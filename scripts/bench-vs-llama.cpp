@@ -82,6 +82,13 @@ def measure(file, args, engines, env):
     return found
 
 
+def read_per_token(file, args):
+    """Bytes that a token of generation reads."""
+    command = [args.oxling, "inspect", file, "-c", args.gen.split(",")[0], "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)["reading"]["contexts"][0]["total"]
+
+
 def cpu():
     for line in open("/proc/cpuinfo") if os.path.exists("/proc/cpuinfo") else []:
         if line.startswith("model name"):
@@ -110,14 +117,17 @@ def main():
     env = dict(os.environ, LD_LIBRARY_PATH=str(args.peer_bin))
     version = subprocess.run([args.oxling, "--version"], capture_output=True, text=True).stdout.split("\n")[0]
     print(f"{cpu()}, {args.threads} threads; {version}; rounds: {args.rounds}; t/s: median (smallest to largest)\n")
-    print("| model | size | test | oxling | llama.cpp | ratio |\n| --- | ---: | --- | ---: | ---: | ---: |")
+    print("| model | size | test | oxling | llama.cpp | ratio | oxling reads |\n| --- | ---: | --- | ---: | ---: | ---: | ---: |")
     for file in files:
         found = measure(file, args, engines, env)
+        per_token = read_per_token(file, args)
         for test, ours in found["oxling"].items():
             theirs = found["llama.cpp"][test]
             ratio = statistics.median(ours) / statistics.median(theirs)
             size = f"{file.stat().st_size / 2**30:.2f} GiB"
-            print(f"| {file.stem} | {size} | {test} | {spread(ours)} | {spread(theirs)} | **{ratio:.2f}** |", flush=True)
+            reads = f"{statistics.median(ours) * per_token / 1e9:.1f} GB/s" if test.startswith("tg") else ""
+            cells = [file.stem, size, test, spread(ours), spread(theirs), f"**{ratio:.2f}**", reads]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
