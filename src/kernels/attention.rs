@@ -8,7 +8,7 @@
 //! [`BLOCK_ROWS`].
 
 //!
-//! The arithmetic is written once, over a [`Vector`], and compiled for each kind of machine ([`all`]).
+//! The arithmetic is written once, over a register type (`vector.rs`), and compiled for each kind of machine ([`all`]).
 
 mod across;
 mod along;
