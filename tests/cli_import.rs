@@ -459,6 +459,21 @@ const CASES: &[Case] = &[
         &["pre_tokenizer", "other tokens for"],
     ),
     (
+        "a scale that would not run",
+        |s| config(s, "routed_scaling_factor", json!(-1)),
+        &[
+            "would not run",
+            "config.json",
+            "expert_weights_scale",
+            "found -1",
+        ],
+    ),
+    (
+        "a rotation that would not run",
+        |s| config(s, "rope_theta", json!(0)),
+        &["would not run", "rope.freq_base", "found 0"],
+    ),
+    (
         "a smaller vocabulary",
         |s| config(s, "vocab_size", json!(100)),
         &["[100"],
@@ -491,6 +506,58 @@ fn experts_that_are_not_in_a_row_are_named() {
     );
 }
 
+/// A copy of the demo bundle.
+fn copy_of_demo(source: &Path) {
+    fs::create_dir(source).unwrap();
+    for entry in fs::read_dir(demo_bundle()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, source.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn a_seed_that_is_not_the_sidecars_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    copy_of_demo(&source);
+    edit_json(&source.join("jang_config.json"), |json| {
+        json["mxtq_seed"] = json!(7)
+    })
+    .unwrap();
+    let parts = ["jangtq_runtime.safetensors", "seed 7", "found seed 42"];
+    assert_refused(&source, &[], &parts);
+}
+
+#[test]
+fn groups_of_experts_that_would_not_run_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    copy_of_demo(&source);
+    config(&source, "n_group", Value::Null);
+    assert_refused(&source, &[], &["would not run", "expert_group_used_count"]);
+}
+
+#[test]
+fn a_file_of_the_checkpoint_is_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    copy_of_demo(&source);
+    for name in ["model-00001-of-00001.safetensors", "tokenizer.json"] {
+        let file = source.join(name);
+        let before = fs::read(&file).unwrap();
+        let output = import(&source, &file, &[]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("is not written: it is read"), "{stderr}");
+        assert_eq!(fs::read(&file).unwrap(), before, "{name}");
+    }
+    // An earlier result beside the checkpoint may be replaced.
+    let out = source.join("m.gguf");
+    for _ in 0..2 {
+        stdout(&import(&source, &out, &[]));
+    }
+}
+
 #[test]
 fn a_sidecar_that_differs_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -499,11 +566,7 @@ fn a_sidecar_that_differs_is_refused() {
         ("codebook.256", "codebook.256.2"),
     ] {
         let source = folder.path().join(part);
-        fs::create_dir(&source).unwrap();
-        for entry in fs::read_dir(demo_bundle()).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, source.join(path.file_name().unwrap())).unwrap();
-        }
+        copy_of_demo(&source);
         patch(&source, part, |b| b[3] ^= 0x80);
         assert_refused(
             &source,

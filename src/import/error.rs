@@ -8,6 +8,7 @@ use super::mxtq::MxtqError;
 use super::source::SourceError;
 use crate::convert::ConvertError;
 use crate::gguf::{GgmlType, GgufError};
+use crate::model::LoadError;
 use crate::tokenizer::TokenizerError;
 
 /// An import that cannot be done.
@@ -98,6 +99,21 @@ pub enum ImportError {
         /// What the sidecar says.
         found: String,
     },
+    /// The sidecar has signs, but those of other seeds.
+    #[error("{}: signs of rows of {n_in}: expected those of seed {expected} (`mxtq_seed`), found seed {found}", path.display())]
+    Seed {
+        /// The sidecar.
+        path: PathBuf,
+        /// Length of the rows.
+        n_in: usize,
+        /// The seed that the bundle states.
+        expected: u64,
+        /// Seeds that the sidecar has.
+        found: String,
+    },
+    /// The settings make a file that this program would not load.
+    #[error("the new file would not run: {0}")]
+    Keys(LoadError),
     /// The tokenizer cannot be turned into one of a model file.
     #[error("{}: {what}: expected {expected}, found {found}", path.display())]
     Tokenizer {
@@ -162,6 +178,12 @@ impl ImportError {
             Self::Sidecar { .. } => {
                 "the bundle was made with another rotation or codebook, or is damaged; \
                  fetch jangtq_runtime.safetensors again, or ask the bundle's maker"
+            }
+            Self::Seed { .. } => {
+                "jang_config.json and jangtq_runtime.safetensors must be of one bundle: fetch both again"
+            }
+            Self::Keys(_) => {
+                "keys of the new file come from config.json: compare it with the one that was published"
             }
             Self::Tokenizer { .. } => {
                 "fetch tokenizer.json and tokenizer_config.json of the model again"

@@ -33,6 +33,7 @@ use weights::{Codecs, Weight};
 
 use crate::convert::{self, Control, Conversion, ConvertOptions};
 use crate::gguf::{Array, GgmlType, GgufString, Metadata, Shape, TensorPlan, Value};
+use crate::model::arch::bailing_hybrid;
 use crate::planes::{self, PlaneLayout};
 use crate::quantize::FileType;
 
@@ -103,6 +104,9 @@ impl Import {
         plane_layout(&planned, codecs.seed())
             .iter()
             .for_each(|layout| layout.write(&mut metadata));
+        // Better said now than by the loader, after hours of writing.
+        bailing_hybrid::check(&folder.join(source::CONFIG), &metadata)
+            .map_err(ImportError::Keys)?;
         Ok(Self {
             checkpoint,
             metadata,

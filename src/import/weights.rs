@@ -48,6 +48,7 @@ impl Codecs {
         let codec = Arc::new(Codec::new(n_in, bits, self.seed));
         if let Some(sidecar) = &self.sidecar {
             let signs = format!("signs.{n_in}.{}", self.seed);
+            refuse_other_seeds(sidecar, n_in, self.seed)?;
             compare(sidecar, &signs, codec.signs(), 0)?;
             // The published tables may differ in the last bit of a sum.
             compare(
@@ -59,6 +60,29 @@ impl Codecs {
         }
         made.insert((n_in, bits.get()), codec.clone());
         Ok(codec)
+    }
+}
+
+/// A sidecar with signs for rows of `n_in`, but of other seeds only, belongs to other weights than these settings say.
+fn refuse_other_seeds(sidecar: &TensorFiles, n_in: usize, seed: u64) -> Result<(), ImportError> {
+    let start = format!("signs.{n_in}.");
+    let seeds: Vec<(&StoredTensor, &str)> = sidecar
+        .tensors()
+        .iter()
+        .filter_map(|tensor| Some((tensor, tensor.name.strip_prefix(&start)?)))
+        .collect();
+    let ours = seed.to_string();
+    match seeds.first() {
+        Some((first, _)) if !seeds.iter().any(|(_, found)| *found == ours) => {
+            let found: Vec<&str> = seeds.iter().map(|(_, found)| *found).collect();
+            Err(ImportError::Seed {
+                path: sidecar.path_of(first).to_owned(),
+                n_in,
+                expected: seed,
+                found: found.join(", "),
+            })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -22,10 +22,15 @@ pub struct Keys<'a> {
 impl<'a> Keys<'a> {
     /// Keys of `gguf` under the prefix `arch`.
     pub fn new(gguf: &'a Gguf, arch: &str) -> Self {
+        Self::of(&path_of(gguf), gguf.metadata(), arch)
+    }
+
+    /// Keys of `metadata` under the prefix `arch`; errors name `path`.
+    pub fn of(path: &Path, metadata: &'a Metadata, arch: &str) -> Self {
         Self {
-            path: path_of(gguf),
+            path: path.to_owned(),
             arch: arch.to_owned(),
-            metadata: gguf.metadata(),
+            metadata,
         }
     }
 

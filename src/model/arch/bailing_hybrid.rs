@@ -4,8 +4,10 @@
 //! leading dense blocks, and at most one MTP block that shares embedding and output matrix with the trunk.
 //! Contract of the file: `docs/bailing_hybrid.md`; formulas as in inclusionAI's modelling code and mlx-lm.
 
+use std::path::Path;
+
 use crate::ggml::RopeKind;
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Metadata};
 use crate::memory::MemorySpec;
 use crate::model::blocks::decoder::{Block, Decoder, DecoderParams, Mixer, MtpNorm};
 use crate::model::blocks::ffn_layers::FfnLayers;
@@ -26,6 +28,14 @@ pub const ARCHITECTURE: Architecture = Architecture {
     sizes: |gguf| Ok(HyperParams::of(gguf)?.trunk.sizes()),
     load: |gguf, loader, memory| Ok(Box::new(load(gguf, loader, memory)?)),
 };
+
+/// Checks the hyper-parameters of a file that is still to be written, as loading it would; errors name `path`.
+///
+/// # Errors
+/// A key that is missing, or whose value makes no sense.
+pub fn check(path: &Path, metadata: &Metadata) -> Result<(), LoadError> {
+    HyperParams::read(&Keys::of(path, metadata, ARCHITECTURE.name)).map(drop)
+}
 
 /// Hyper-parameters, checked.
 struct HyperParams {
