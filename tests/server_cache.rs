@@ -442,6 +442,22 @@ fn slot_files_that_do_not_fit_are_refused_and_change_nothing() {
     server.stop();
 }
 
+/// Opening a pipe would wait for ever.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_slot_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return;
+    }
+    let server = Server::start(config());
+    let error = server.slot(1, ALICE, SlotAction::Restore(path));
+    assert!(matches!(error, Err(RequestError::Invalid(_))), "{error:?}");
+    server.stop();
+}
+
 #[test]
 fn slot_files_of_other_sizes_and_types_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");

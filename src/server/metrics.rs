@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::fmt::{Debug, Formatter};
 use std::sync::atomic::AtomicU64;
 
@@ -232,6 +233,27 @@ impl Metrics {
         text
     }
 
+    /// The same in Prometheus' older format, [`PLAIN_CONTENT_TYPE`], where a counter has the name of its sample.
+    pub fn encode_plain(&self) -> String {
+        let text = self.encode();
+        let counters: HashSet<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+            .collect();
+        let mut out = String::with_capacity(text.len());
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            let mut words = line.splitn(4, ' ');
+            match (words.next(), words.next(), words.next(), words.next()) {
+                (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                    out.push_str(&format!("# {what} {name}_total {rest}"));
+                }
+                _ => out.push_str(line),
+            }
+            out.push('\n');
+        }
+        out
+    }
+
     fn update_rates(&self) {
         let mut last = self
             .rates
@@ -259,6 +281,9 @@ impl Metrics {
 
 /// The format of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The format of [`Metrics::encode_plain`].
+pub const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Debug for Metrics {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
@@ -288,6 +313,17 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
+        let plain = metrics.encode_plain();
+        for line in [
+            "# HELP llamacpp:prompt_tokens_total Prompt tokens computed.",
+            "# TYPE llamacpp:prompt_tokens_total counter",
+            "llamacpp:prompt_tokens_total 30",
+            "# TYPE oxling:time_to_first_token_seconds histogram",
+            "# TYPE llamacpp:requests_deferred gauge",
+        ] {
+            assert!(plain.lines().any(|l| l == line), "{line} in\n{plain}");
+        }
+        assert!(!plain.contains("# EOF"), "{plain}");
         assert!(
             metrics
                 .encode()

@@ -417,6 +417,18 @@ fn small_endpoints_answer() {
     let metrics = server.client.get("/metrics");
     assert!(metrics.text().contains("llamacpp:requests_deferred"));
     assert!(metrics.header("process-start-time-unix").is_some());
+    for (accept, format) in [
+        ("*/*", "application/openmetrics-text; version=1.0.0"),
+        ("text/plain;version=0.0.4", "text/plain; version=0.0.4"),
+        (
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+            "application/openmetrics-text; version=1.0.0",
+        ),
+    ] {
+        let metrics = server.client.with("accept", accept).get("/metrics");
+        let found = metrics.header("content-type").unwrap();
+        assert!(found.starts_with(format), "{accept}: {found}");
+    }
     let two = post("/v1/embeddings", json!({ "input": ["a", "b"] }));
     let vector = two["data"][1]["embedding"].as_array().unwrap();
     let length: f64 = vector.iter().map(|v| v.as_f64().unwrap().powi(2)).sum();

@@ -203,6 +203,22 @@ fn send(client: &Client, body: &str) -> TcpStream {
 }
 
 #[test]
+fn biases_that_leave_no_token_are_the_clients_mistake() {
+    let server = live(ServerConfig::default(), 512);
+    let forbidden: Vec<Value> = (0..4096).map(|token| json!([token, false])).collect();
+    for (stream, status) in [(false, 400), (true, 200)] {
+        let body =
+            json!({ "prompt": "x", "n_predict": 2, "stream": stream, "logit_bias": forbidden });
+        let reply = server.client.post("/completion", &body);
+        let text = reply.text();
+        assert_eq!(reply.status, status, "{text}");
+        // A stream has begun by then, and says so in its own way.
+        assert!(text.contains("\"code\":400"), "{text}");
+        assert!(text.contains("check logit_bias"), "{text}");
+    }
+}
+
+#[test]
 fn a_client_that_never_reads_loses_its_connection_and_its_slot() {
     let limits = Limits {
         idle: Duration::from_secs(1),

@@ -143,6 +143,7 @@ fn operation(route: &Route, path: &str, first: bool) -> Value {
     match route.operation {
         Operation::Metrics => {
             content.insert("application/openmetrics-text".to_owned(), json!({}));
+            content.insert("text/plain".to_owned(), json!({}));
         }
         _ => {
             content.insert("application/json".to_owned(), reference);

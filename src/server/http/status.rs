@@ -5,8 +5,8 @@ use std::time::UNIX_EPOCH;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, Response};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, Response};
 use serde_json::{Map, Value, json};
 
 use super::model::Loaded;
@@ -15,7 +15,7 @@ use super::state::App;
 use crate::server::api::request::{Fields, Options};
 use crate::server::api::response::{ids, native};
 use crate::server::api::{ApiError, ErrorKind};
-use crate::server::metrics::CONTENT_TYPE as METRICS_TYPE;
+use crate::server::metrics::{CONTENT_TYPE as METRICS_TYPE, PLAIN_CONTENT_TYPE};
 
 /// What handlers answer.
 pub type Answered = Result<Response<Body>, ApiError>;
@@ -119,16 +119,30 @@ pub async fn set_props(State(app): State<Arc<App>>) -> Answered {
     Ok(ok(&json!({ "success": true })))
 }
 
+/// Whether a client takes plain text, and says nothing of OpenMetrics.
+fn wants_plain(headers: &HeaderMap) -> bool {
+    let accepts = |kind: &str| {
+        let mut values = headers.get_all(ACCEPT).iter();
+        values.any(|value| value.to_str().is_ok_and(|text| text.contains(kind)))
+    };
+    accepts("text/plain") && !accepts("openmetrics-text")
+}
+
 /// `/metrics`.
-pub async fn metrics(State(app): State<Arc<App>>) -> Answered {
+pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Answered {
     if !app.config.metrics {
         return Err(ApiError::not_supported(
             "This server does not support metrics: start it with --metrics",
         ));
     }
-    let mut response = Response::new(Body::from(app.engine.metrics().encode()));
+    let metrics = app.engine.metrics();
+    let (text, format) = match wants_plain(&headers) {
+        true => (metrics.encode_plain(), PLAIN_CONTENT_TYPE),
+        false => (metrics.encode(), METRICS_TYPE),
+    };
+    let mut response = Response::new(Body::from(text));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format));
     let since = app.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     headers.insert("process-start-time-unix", since.as_secs().into());
     Ok(response)

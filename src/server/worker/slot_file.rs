@@ -267,9 +267,14 @@ impl SlotFile {
             path: path.to_owned(),
             source,
         };
+        // Opening a pipe would wait for a writer, for ever perhaps.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
+            return Err(SlotFileError::Magic {
+                path: path.to_owned(),
+            });
+        }
         let mut file = File::open(path).map_err(io)?;
-        let meta = file.metadata().map_err(io)?;
-        let found = if meta.is_file() { meta.len() } else { 0 };
+        let found = file.metadata().map_err(io)?.len();
         let mut hash = Sha256::new();
         let header = read_header(&mut file, path, found, &mut hash)?;
         check(&header, path, wanted, scope, n_ctx)?;

@@ -9,6 +9,7 @@ use super::budget::{Load, shares};
 use super::run::Worker;
 use super::slot::{Slot, Task};
 use crate::engine::EngineError;
+use crate::engine::sampling::SamplingError;
 use crate::engine::speculation::{DraftType, Lane, draft};
 use crate::memory::Work;
 use crate::server::protocol::RequestError;
@@ -89,7 +90,7 @@ impl Worker {
             }
         }
         for (id, why) in failed {
-            self.fail_job(id, RequestError::Internal(why));
+            self.fail_job(id, why);
         }
         self.end_choices();
     }
@@ -192,7 +193,7 @@ impl Worker {
             let torn: Vec<usize> = (0..self.slots.len())
                 .filter(|&i| self.slots[i].job() == Some(id))
                 .collect();
-            self.fail_job(id, RequestError::Internal(why));
+            self.fail_job(id, why);
             for index in torn {
                 self.forget_slot(index);
             }
@@ -291,10 +292,23 @@ fn lane_of(slot: &mut Slot) -> Option<Lane<'_>> {
 }
 
 /// Does what belongs to one request. Should it panic, by a bug of a grammar say, only this request fails.
-fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, String> {
+fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, RequestError> {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(done) => done.map_err(|e| e.to_string()),
-        Err(_) => Err("the request met an internal error".to_owned()),
+        Ok(done) => done.map_err(|e| failure(&e)),
+        Err(_) => Err(RequestError::Internal(
+            "the request met an internal error".to_owned(),
+        )),
+    }
+}
+
+/// What a client hears of an error. That its own biases leave no token is not the server's failure.
+fn failure(error: &EngineError) -> RequestError {
+    match error {
+        EngineError::Sampling(SamplingError::NoCandidate { nan: 0, .. }) => {
+            let hint = error.hint().unwrap_or_default();
+            RequestError::Invalid(format!("{error}; {hint}"))
+        }
+        _ => RequestError::Internal(error.to_string()),
     }
 }
 
