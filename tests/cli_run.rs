@@ -403,10 +403,65 @@ fn what_is_wrong_is_said_in_one_line_with_a_hint() {
     }
 }
 
-/// Starts an answer without end, waits for its first byte, and sends the signal of Ctrl-C.
+#[test]
+fn flags_are_read_as_llama_cpp_reads_them() {
+    let answer_of = |flags: &[&str]| answer(&mut run(&[&["-st", "-p", FRANCE], flags].concat()));
+    let expected = answer_of(&["--temp", "0", "-n", "4"]);
+    for flags in [
+        &["--temp", "0", "-n", "4", "-t", "-1", "-tb", "-1"][..],
+        &["--temp", "1", "--temp", "0", "-n", "9", "-n", "4"],
+        &["--temp", "-.5", "-n", "4"],
+        &["--temp", "0", "-n", "4", "-st", "-fa", "-1"],
+    ] {
+        assert_eq!(answer_of(flags), expected, "{flags:?}");
+    }
+    let (_, _, stderr) = outcome(&mut run(&["-st", "-p", FRANCE, "--top-p", "-1"]));
+    assert!(
+        stderr.contains("top_p is -1, allowed is 0 to 1"),
+        "{stderr}"
+    );
+    for (name, value) in [
+        ("LLAMA_ARG_THREADS", "-1"),
+        ("LLAMA_ARG_OFFLINE", "enabled"),
+        ("LLAMA_ARG_FLASH_ATTN", "enabled"),
+    ] {
+        let mut command = run(&["-st", "-p", FRANCE, "--temp", "0", "-n", "4"]);
+        assert_eq!(answer(command.env(name, value)), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_wrong_environment_variable_is_named() {
+    for (name, value) in [
+        ("LLAMA_ARG_CTX_SIZE", ""),
+        ("LLAMA_ARG_OFFLINE", "maybe"),
+        ("LLAMA_ARG_FLASH_ATTN", ""),
+    ] {
+        let (code, _, stderr) = outcome(run(&["-st", "-p", "x"]).env(name, value));
+        assert_eq!(code, Some(1), "{name}");
+        let start = format!("error: {name}: ");
+        assert!(stderr.starts_with(&start), "{stderr}");
+    }
+    // What the flag says counts, and the flag is to blame.
+    let mut command = run(&["-st", "-p", "x", "-c", "many"]);
+    let (_, _, stderr) = outcome(command.env("LLAMA_ARG_CTX_SIZE", "512"));
+    assert!(
+        stderr.starts_with("error: invalid value 'many'"),
+        "{stderr}"
+    );
+}
+
+/// Starts an answer without end, waits for its first byte, and sends a signal.
 #[cfg(unix)]
 #[test]
-fn ctrl_c_stops_an_answer_and_leaves() {
+fn a_signal_stops_an_answer_and_leaves() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        stop_by(signal, code);
+    }
+}
+
+#[cfg(unix)]
+fn stop_by(signal: &str, code: i32) {
     use std::io::Read;
     use std::process::{Command, Stdio};
 
@@ -433,12 +488,12 @@ fn ctrl_c_stops_an_answer_and_leaves() {
         .read_exact(&mut first)
         .unwrap();
     let sent = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args([signal, &child.id().to_string()])
         .status()
         .unwrap();
     assert!(sent.success());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(output.status.code(), Some(code));
     assert_eq!(output.stdout.last(), Some(&b'\n'));
     assert!(String::from_utf8_lossy(&output.stderr).contains("t/s"));
 }

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Color, Style};
 use clap::error::ErrorKind;
+use oxling::eval::EvalError;
 use oxling::hub::HubError;
 
-use super::interrupt::EXIT_CODE;
+use super::interrupt::exit_code;
 
 /// An error of the command line itself, with a way out.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +42,12 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
     let stopped = |cause: &HubError| matches!(cause, HubError::Stopped);
     if error.chain().filter_map(|e| e.downcast_ref()).any(stopped) {
         anstream::eprintln!("stopped; run it again to go on from here");
-        return ExitCode::from(EXIT_CODE);
+        return exit_code();
+    }
+    let stopped = |cause: &EvalError| matches!(cause, EvalError::Cancelled);
+    if error.chain().filter_map(|e| e.downcast_ref()).any(stopped) {
+        anstream::eprintln!("stopped; nothing was written");
+        return exit_code();
     }
     print(&message_of(error), hint_of(error).as_deref());
     ExitCode::FAILURE
@@ -122,7 +128,7 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
             engine::EngineError,
             engine::sampling::SamplingError,
             ggml::GgmlError,
-            eval::EvalError,
+            EvalError,
             synth::SynthError,
             quantize::QuantizeError,
             imatrix::ImatrixError,

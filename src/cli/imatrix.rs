@@ -17,7 +17,7 @@ use oxling::tokenizer::EncodeOptions;
 use serde_json::json;
 
 use super::errors::hinted;
-use super::interrupt::{EXIT_CODE, Interrupt};
+use super::interrupt::{Interrupt, exit_code};
 use super::model_args::{ComputeArgs, ModelArgs, read_text};
 use super::progress::count_bar;
 
@@ -101,7 +101,7 @@ pub fn run(args: &ImatrixArgs) -> Result<ExitCode> {
         Err(e) => match e.downcast_ref() {
             Some(ImatrixError::Cancelled) => {
                 anstream::eprintln!("stopped");
-                Ok(ExitCode::from(EXIT_CODE))
+                Ok(exit_code())
             }
             _ => Err(e),
         },

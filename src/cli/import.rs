@@ -13,7 +13,8 @@ use oxling::gguf::{GgmlType, Gguf};
 use oxling::import::{ClassError, Experts, Import, ImportError, PlanLine, Policy};
 use serde::Serialize;
 
-use super::interrupt::{EXIT_CODE, Interrupt};
+use super::interrupt::{Interrupt, exit_code};
+use super::outputs::refuse_same_file;
 use super::progress::tensor_bar;
 use super::sizes::parse_size;
 use super::table::{Align, Table, human_bytes};
@@ -142,7 +143,7 @@ pub fn run(args: &ImportArgs) -> Result<ExitCode> {
             Ok(files) => report.files = files,
             Err(ImportError::Convert(ConvertError::Cancelled)) => {
                 anstream::eprintln!("stopped; nothing was written");
-                return Ok(ExitCode::from(EXIT_CODE));
+                return Ok(exit_code());
             }
             Err(e) => return Err(e.into()),
         }

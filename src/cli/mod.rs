@@ -47,7 +47,7 @@ const LOGGING: &str = "Logging";
 #[derive(Debug, Parser)]
 #[command(name = "oxling", version, max_term_width = 110)]
 #[command(after_help = "\
-Flags have llama.cpp's names, so `-ngl 99` works as there. Exit codes: 0 done, 1 error, 130 stopped by Ctrl-C.
+Flags have llama.cpp's names, so `-ngl 99` works as there. Exit codes: 0 done, 1 error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 
 Examples:
   oxling run -st -p \"The capital of France is\"   # the built-in demo model answers

@@ -16,6 +16,7 @@ use oxling::tokenizer::EncodeOptions;
 use serde_json::json;
 
 use super::model_args::{ComputeArgs, ModelArgs, read_text};
+use super::interrupt::Interrupt;
 use super::progress::count_bar;
 
 /// Context of a chunk when -c does not say: what published figures use.
@@ -90,7 +91,14 @@ fn perplexity(args: &PerplexityArgs, save: Option<&Path>) -> Result<()> {
         bail!("no text: name a file with -f")
     };
     let text = read_text(path)?;
-    let model = args.model.load()?;
+    let gguf = args.model.open()?;
+    if let Some(save) = save {
+        refuse_same_file(save, files_of(&gguf).chain([path.as_path()]))?;
+    }
+    let model = args.model.load_for(gguf, true)?;
+    // Without a listener a signal ends the program at once, and leaves what it had written.
+    let interrupt = Interrupt::listen().ok();
+    let busy = interrupt.as_ref().map(Interrupt::busy);
     let tokens = model.tokenizer().encode(
         &text,
         EncodeOptions {
@@ -113,6 +121,12 @@ fn perplexity(args: &PerplexityArgs, save: Option<&Path>) -> Result<()> {
     compute(&mut engine, &chunks, &mut |chunk: ChunkLogits<'_>| {
         for (row, &target) in chunk.rows.iter().zip(chunks.targets(chunk.index)) {
             all.add(nll(row, target));
+        }
+        if busy
+            .as_ref()
+            .is_some_and(|busy| busy.stop().load(Ordering::SeqCst))
+        {
+            return Err(EvalError::Cancelled);
         }
         if let Some(writer) = &mut writer {
             writer.write(&chunk.rows)?;

@@ -14,7 +14,7 @@ use oxling::gguf::{GgmlType, Gguf};
 use oxling::imatrix::ImportanceMatrix;
 use oxling::quantize::{Override, QuantizeError, QuantizePlan, Request};
 
-use super::interrupt::{EXIT_CODE, Interrupt};
+use super::interrupt::{Interrupt, exit_code};
 use super::model_args::read_text;
 use super::progress::tensor_bar;
 use super::sizes::parse_size;
@@ -124,7 +124,7 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
         }
         Err(QuantizeError::Convert(ConvertError::Cancelled)) => {
             anstream::eprintln!("stopped; nothing was written");
-            Ok(ExitCode::from(EXIT_CODE))
+            Ok(exit_code())
         }
         Err(e) => Err(e.into()),
     }

@@ -45,6 +45,9 @@ pub enum EvalError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The caller asked to stop.
+    #[error("stopped")]
+    Cancelled,
     /// A file that holds something else, or predictions of another model.
     #[error("{}: {field}: expected {expected}, found {found}", path.display())]
     Base {
@@ -71,7 +74,7 @@ impl EvalError {
                 Some("make the file with `--save-logits` and a model of the same vocabulary".into())
             }
             Self::ShortContext { .. } => Some("512 tokens are usual: -c 512".into()),
-            Self::Io { .. } => None,
+            Self::Io { .. } | Self::Cancelled => None,
         }
     }
 }

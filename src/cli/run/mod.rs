@@ -26,7 +26,7 @@ use oxling::ggml::Device;
 use oxling::model::Model;
 use oxling::server::http::TemplateChoice;
 
-use crate::cli::interrupt::{EXIT_CODE, Interrupt};
+use crate::cli::interrupt::{Interrupt, exit_code};
 pub use args::RunArgs;
 use conversation::Conversation;
 use editor::Reader;
@@ -226,7 +226,7 @@ fn complete(
         &mut screen,
     )?;
     Ok(match answer.finish {
-        None | Some(Finish::Cancelled) => EXIT_CODE.into(),
+        None | Some(Finish::Cancelled) => exit_code(),
         Some(_) => ExitCode::SUCCESS,
     })
 }

@@ -16,7 +16,7 @@ use super::session::{Prompt, Session};
 use super::settings;
 use super::stream::Answer;
 use crate::cli::errors::{hinted, warn};
-use crate::cli::interrupt::EXIT_CODE;
+use crate::cli::interrupt::{exit_code, told_to_end};
 use crate::cli::model_args::read_text;
 
 /// A chat with a model.
@@ -64,7 +64,7 @@ impl Chat {
     /// Answers one message and ends.
     pub fn once(mut self, text: &str) -> Result<ExitCode> {
         Ok(match self.say(text)? {
-            Turn::Stopped => EXIT_CODE.into(),
+            Turn::Stopped => exit_code(),
             Turn::Done | Turn::Leave => ExitCode::SUCCESS,
         })
     }
@@ -85,7 +85,7 @@ impl Chat {
             let text = match input {
                 Input::Text(text) => text,
                 Input::End => return Ok(ExitCode::SUCCESS),
-                Input::Interrupted => return Ok(EXIT_CODE.into()),
+                Input::Interrupted => return Ok(exit_code()),
             };
             let asked = self.conversation.len();
             let turn = match self.turn(&text) {
@@ -101,7 +101,7 @@ impl Chat {
             }
             match turn {
                 Turn::Leave => return Ok(ExitCode::SUCCESS),
-                Turn::Stopped if !self.interactive => return Ok(EXIT_CODE.into()),
+                Turn::Stopped if !self.interactive || told_to_end() => return Ok(exit_code()),
                 _ if single && self.conversation.len() > asked => return Ok(ExitCode::SUCCESS),
                 _ => {}
             }
