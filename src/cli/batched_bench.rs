@@ -14,6 +14,7 @@ use oxling::model::Model;
 use super::counts::{Counts, all};
 use super::errors::hinted;
 use super::model_args::{ComputeArgs, GpuLayers, ModelArgs, OnOffAuto};
+use super::outputs::{files_of, refuse_same_file};
 use super::progress::count_bar;
 
 /// Measure speed against context and batch: the table of llama-batched-bench.
@@ -128,7 +129,12 @@ pub fn run(args: &BatchedBenchArgs) -> Result<()> {
     let cells = cells(args)?;
     let plot = args.plot.as_deref().map(checked_plot).transpose()?;
     let config = args.compute.engine_config()?;
-    let model = args.model.load_for(args.model.open()?, false)?;
+    let gguf = args.model.open()?;
+    if let Some(path) = &args.plot {
+        refuse_same_file(path, files_of(&gguf))?;
+    }
+    let plot = args.plot.as_deref().map(checked_plot).transpose()?;
+    let model = args.model.load_for(gguf, false)?;
     let limit = match args.compute.ctx_size {
         0 => model.sizes().n_ctx_train,
         n => n,

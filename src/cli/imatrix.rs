@@ -19,6 +19,7 @@ use serde_json::json;
 use super::errors::hinted;
 use super::interrupt::{Interrupt, exit_code};
 use super::model_args::{ComputeArgs, ModelArgs, read_text};
+use super::outputs::{files_of, refuse_same_file};
 use super::progress::count_bar;
 
 /// Context of a chunk when -c does not say: llama-imatrix's.
@@ -140,6 +141,7 @@ fn measure(
     let text_of = read_text(text)?;
     let gguf = args.model.open()?;
     let model = args.model.load_for(gguf.clone(), !args.no_mtp)?;
+    refuse_same_file(&args.out, files_of(&gguf).chain([text]))?;
     let chunks = chunks(args, &model, &text_of)?;
     let mut config = args.compute.engine_config()?;
     config.n_ctx = chunks.n_ctx() as u32;

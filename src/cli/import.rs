@@ -142,6 +142,7 @@ pub fn run(args: &ImportArgs) -> Result<ExitCode> {
         match write(args, &import, out, bytes) {
             Ok(files) => report.files = files,
             Err(ImportError::Convert(ConvertError::Cancelled)) => {
+        refuse_source(&args.source, out)?;
                 anstream::eprintln!("stopped; nothing was written");
                 return Ok(exit_code());
             }
@@ -164,6 +165,16 @@ fn write(
     args: &ImportArgs,
     import: &Import,
     out: &Path,
+/// Refuses to write over a file of the checkpoint. A GGUF beside it may be an earlier result.
+fn refuse_source(source: &Path, out: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(source)?.filter_map(Result::ok);
+    let files: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_none_or(|ext| ext != "gguf"))
+        .collect();
+    refuse_same_file(out, files.iter().map(PathBuf::as_path))
+}
+
     bytes: u64,
 ) -> Result<Vec<PathBuf>, ImportError> {
     let options = ConvertOptions {

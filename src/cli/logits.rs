@@ -14,6 +14,7 @@ use oxling::tokenizer::EncodeOptions;
 use serde::{Deserialize, Serialize};
 
 use super::model_args::{ComputeArgs, ModelArgs, read_text};
+use super::outputs::{files_of, refuse_same_file};
 use super::progress::count_bar;
 
 /// Write logits of prompts at every position, for comparison with a reference.
@@ -97,7 +98,9 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         "{}: the list of prompts is empty",
         args.prompts.display()
     );
-    let model = args.model.load()?;
+    let gguf = args.model.open()?;
+    refuse_same_file(&args.out, files_of(&gguf).chain([args.prompts.as_path()]))?;
+    let model = args.model.load_for(gguf, true)?;
     let ids = encode(&model, prompts)?;
     let mut engine = Engine::new(&model, config(args, &ids)?)?;
     if args.mtp && !model.network().has_mtp() {

@@ -20,6 +20,7 @@ mod log_json;
 mod logits;
 mod model_args;
 mod perplexity;
+mod outputs;
 mod progress;
 mod pull;
 mod quantize;
@@ -38,8 +39,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 const LOGGING: &str = "Logging";
 
@@ -62,7 +62,7 @@ struct Cli {
     #[arg(long, alias = "verbosity", global = true, help_heading = LOGGING, value_name = "N",
           value_parser = clap::value_parser!(u8).range(0..=5), env = "LLAMA_ARG_LOG_VERBOSITY")]
     log_verbosity: Option<u8>,
-    /// Write log lines to a file instead of stderr.
+    /// Append log lines to a file instead of writing them to stderr.
     #[arg(long, global = true, help_heading = LOGGING, value_name = "FILE", env = "LLAMA_ARG_LOG_FILE")]
     log_file: Option<PathBuf>,
     #[command(subcommand)]
@@ -108,7 +108,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return errors::usage(&e, name.as_deref()),
     };
-    match init_logging(&cli).and_then(|()| run_command(&cli.command)) {
+    match init_logging(&cli, &matches).and_then(|()| run_command(&cli.command)) {
         Ok(code) => code,
         Err(e) => errors::fail(&e),
     }
@@ -159,7 +159,7 @@ fn log_filter(cli: &Cli) -> &'static str {
 }
 
 /// Sends log lines to stderr or to a file.
-fn init_logging(cli: &Cli) -> anyhow::Result<()> {
+fn init_logging(cli: &Cli, matches: &ArgMatches) -> anyhow::Result<()> {
     use tracing_subscriber::filter::EnvFilter;
     let filter =
         EnvFilter::try_from_env("OXLING_LOG").unwrap_or_else(|_| EnvFilter::new(log_filter(cli)));
@@ -169,8 +169,7 @@ fn init_logging(cli: &Cli) -> anyhow::Result<()> {
     let json = matches!(&cli.command, Command::Serve(args) if args.logs_json());
     match &cli.log_file {
         Some(path) if json => {
-            let file = std::fs::File::create(path)
-                .with_context(|| format!("cannot write log file {}", path.display()))?;
+            let file = outputs::open_log(path, matches)?;
             let lines = lines.event_format(log_json::JsonLines);
             lines.with_writer(std::sync::Mutex::new(file)).init();
         }
@@ -179,8 +178,7 @@ fn init_logging(cli: &Cli) -> anyhow::Result<()> {
             lines.with_writer(std::io::stderr).init();
         }
         Some(path) => {
-            let file = std::fs::File::create(path)
-                .with_context(|| format!("cannot write log file {}", path.display()))?;
+            let file = outputs::open_log(path, matches)?;
             lines
                 .with_ansi(false)
                 .with_writer(std::sync::Mutex::new(file))

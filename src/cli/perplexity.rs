@@ -17,6 +17,8 @@ use serde_json::json;
 
 use super::model_args::{ComputeArgs, ModelArgs, read_text};
 use super::interrupt::Interrupt;
+use super::model_args::{ComputeArgs, ModelArgs, read_text};
+use super::outputs::{files_of, refuse_same_file};
 use super::progress::count_bar;
 
 /// Context of a chunk when -c does not say: what published figures use.

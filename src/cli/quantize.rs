@@ -16,6 +16,7 @@ use oxling::quantize::{Override, QuantizeError, QuantizePlan, Request};
 
 use super::interrupt::{Interrupt, exit_code};
 use super::model_args::read_text;
+use super::outputs::refuse_same_file;
 use super::progress::tensor_bar;
 use super::sizes::parse_size;
 use super::table::human_bytes;
@@ -104,6 +105,8 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
         allow_requantize: args.allow_requantize,
     };
     let plan = QuantizePlan::new(&gguf, &request, imatrix.as_ref())?;
+    let others = [&args.imatrix, &args.tensor_type_file].into_iter();
+    refuse_same_file(&target.output, others.flatten().map(PathBuf::as_path))?;
     for pattern in plan.unused_patterns() {
         anstream::eprintln!("no tensor matches `{pattern}`");
     }
