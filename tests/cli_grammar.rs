@@ -40,6 +40,34 @@ fn answer(flags: &[&str]) -> String {
     stdout
 }
 
+/// A bias makes the model begin a thought wherever it may.
+#[test]
+fn a_model_that_must_not_think_answers_at_once() {
+    let tokens = Command::new(assert_cmd::cargo::cargo_bin!("oxling"))
+        .args(["tokenize", "-p", "<think>", "--ids"])
+        .output()
+        .expect("it starts");
+    let ids: Vec<u32> = serde_json::from_slice(&tokens.stdout).expect("a list");
+    assert_eq!(ids.len(), 1, "a token of its own");
+    let bias = format!("{}+1000", ids[0]);
+    let flags = ["--grammar", "root ::= \"yes\"", "-l", &bias];
+    let thought = |flags: &[&str]| {
+        let flags = [&ASK[..3], &["-n", "8", "--no-show-timings"], flags].concat();
+        let (code, stdout, stderr) = run(&flags);
+        assert_eq!(code, Some(0), "{stderr}");
+        (stdout, stderr)
+    };
+    assert_ne!(thought(&flags).0, "yes\n", "it could think");
+    for off in [
+        ["-rea", "off"],
+        ["--reasoning-effort", "none"],
+        ["--chat-template-kwargs", "{\"enable_thinking\": false}"],
+    ] {
+        let (stdout, stderr) = thought(&[&flags[..], &off[..]].concat());
+        assert_eq!(stdout, "yes\n", "{off:?}: {stderr}");
+    }
+}
+
 #[test]
 fn answers_obey_grammars_and_schemas() {
     let dir = tempfile::tempdir().expect("a folder");

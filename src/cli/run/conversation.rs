@@ -76,6 +76,12 @@ impl Conversation {
         Ok(())
     }
 
+    /// Whether the model was told not to think, by a switch or by the template's own variable.
+    pub fn forbids_thinking(&self) -> bool {
+        let told = self.kwargs.get("enable_thinking").and_then(Value::as_bool);
+        self.thinking.or(told) == Some(false)
+    }
+
     /// What was asked for about thinking.
     pub fn thinking(&self) -> Option<bool> {
         self.thinking

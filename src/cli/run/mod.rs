@@ -206,6 +206,7 @@ fn complete(
                 "there is no text to complete",
                 "give it with -p TEXT or -f FILE; a chat needs a model with a chat template, or --chat-template",
             ));
+            thoughtless: false,
         }
         None => text_file(Path::new("-"))?,
     };

@@ -181,6 +181,7 @@ impl Chat {
             text,
             tokens,
             stable,
+            thoughtless: self.conversation.forbids_thinking(),
         })
     }
 

@@ -49,6 +49,8 @@ pub struct Prompt {
     pub tokens: Vec<u32>,
     /// How many of them another answer, or the next turn, will start with for certain.
     pub stable: usize,
+    /// Whether the model was told not to think.
+    pub thoughtless: bool,
 }
 
 /// Takes the tokens of an answer, and says which may come.
@@ -152,16 +154,21 @@ impl Session {
         Ok(())
     }
 
-    /// The grammar of the answer to `prompt`; thoughts between `tags` are free.
+    /// The grammar of the answer to `prompt`; thoughts between `tags` are free, unless there should be none.
     fn constrainer(
         &self,
-        prompt: &str,
+        prompt: &Prompt,
         tags: Option<&ReasoningTags>,
     ) -> Result<Option<Box<dyn Constrainer>>> {
         let Some((grammars, spec)) = &self.grammar else {
             return Ok(None);
         };
-        let start = tags.map_or(Start::Now, |tags| Start::for_prompt(tags.clone(), prompt));
+        let start = match tags.map(|tags| Start::for_prompt(tags.clone(), &prompt.text)) {
+            // A model that was told not to think does not get around a grammar by thinking.
+            Some(Start::AfterReasoning(_)) if prompt.thoughtless => Start::Now,
+            Some(start) => start,
+            None => Start::Now,
+        };
         Ok(Some(grammars.compile(spec, start)?))
     }
 
@@ -222,7 +229,7 @@ impl Session {
             "sampling"
         );
         let tokenizer = Arc::clone(self.engine.model().tokenizer());
-        let constrainer = self.constrainer(&prompt.text, tags.as_ref())?;
+        let constrainer = self.constrainer(prompt, tags.as_ref())?;
         let stream = Stream::new(&tokenizer, &self.options, tags, &prompt.text, screen);
         let mut voice = Voice {
             stream,
