@@ -18,7 +18,10 @@ use loader::Failure;
 use super::errors::hinted;
 use super::interrupt::Interrupt;
 use super::model_args::read_text;
+use super::values::chosen;
 
+/// Threads for HTTP if nobody says how many.
+const HTTP_THREADS: usize = 2;
 /// Threads that convert requests: templates, grammars, tokenising. Each may keep memory of its own.
 const CONVERTERS: usize = 8;
 
@@ -27,6 +30,8 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     oxling::ggml::give_memory_back();
     // What can be wrong with the flags is said before a large model is loaded.
     let keys = keys(args)?;
+    let has_keys = !keys.is_empty();
+    loader::check_slots(args)?;
     let template = template(args)?;
     let kwargs = args.template.kwargs()?;
     if let Some(folder) = &args.server.slot_save_path {
@@ -34,7 +39,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(args.server.threads_http.unwrap_or(2).max(1))
+        .worker_threads(chosen(args.server.threads_http).unwrap_or(HTTP_THREADS))
         .max_blocking_threads(CONVERTERS)
         .enable_all()
         .build()
@@ -61,7 +66,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
             prefill_assistant: !args.chat.no_prefill_assistant,
         };
         args.model.say_demo();
-        say_where(args, &server);
+        say_where(args, &server, has_keys);
         let interrupt = Interrupt::listen()?;
         // While this lives, the first Ctrl-C is an orderly end and the second leaves at once.
         let _busy = interrupt.busy();
@@ -101,7 +106,7 @@ async fn end() {
     }
 }
 
-fn say_where(args: &ServeArgs, server: &Server) {
+fn say_where(args: &ServeArgs, server: &Server, has_keys: bool) {
     let prefix = prefix(&args.server.api_prefix);
     for address in server.addresses() {
         anstream::eprintln!("listening on http://{address}{prefix}");
@@ -110,7 +115,7 @@ fn say_where(args: &ServeArgs, server: &Server) {
         anstream::eprintln!("listening on {}", args.server.host.join(","));
     }
     let open = server.addresses().iter().any(|a| !a.ip().is_loopback());
-    if open && args.server.api_key.is_empty() && args.server.api_key_file.is_none() {
+    if open && !has_keys {
         tracing::warn!("everybody who reaches this address can use the server: set --api-key");
     }
 }
@@ -124,9 +129,14 @@ fn keys(args: &ServeArgs) -> Result<Keys> {
     let from_file = lines.filter(|line| !line.starts_with('#'));
     let given = args.server.api_key.iter().map(|key| key.expose());
     let keys = Keys::new(given.chain(from_file));
+    // An empty variable must not open the server to everybody.
     if keys.is_empty() && args.server.api_key_file.is_some() {
         let hint = "write one key in a line; lines that start with # are notes";
         return Err(hinted("--api-key-file holds no key", hint));
+    }
+    if keys.is_empty() && !args.server.api_key.is_empty() {
+        let hint = "give a key that is not empty; to serve without keys, leave out --api-key and LLAMA_API_KEY";
+        return Err(hinted("--api-key: there is no key in it", hint));
     }
     Ok(keys)
 }

@@ -11,6 +11,7 @@ use oxling::server::protocol::Loading;
 use oxling::server::worker::{EngineHandle, WorkerConfig, spawn_after};
 
 use super::ServeArgs;
+use crate::cli::errors::hinted;
 
 /// Slots if nobody says how many.
 const SLOTS: u32 = 4;
@@ -33,6 +34,32 @@ impl Failure {
     }
 }
 
+/// Fewest tokens of a slot that can hold a prompt and an answer.
+const FEWEST_TOKENS: u32 = 16;
+
+/// Slots asked for.
+fn n_slots(args: &ServeArgs) -> u32 {
+    u32::try_from(args.server.parallel).unwrap_or(SLOTS).max(1)
+}
+
+/// Refuses a context that leaves its slots nothing to answer with.
+pub fn check_slots(args: &ServeArgs) -> Result<()> {
+    let (n_ctx, n_slots) = (args.compute.ctx_size, n_slots(args));
+    if n_ctx == 0 || n_ctx / n_slots >= FEWEST_TOKENS {
+        return Ok(());
+    }
+    Err(hinted(
+        format!(
+            "-c {n_ctx} shared out among {n_slots} slots (-np) leaves {} tokens each, too few to answer",
+            n_ctx / n_slots
+        ),
+        format!(
+            "make the context larger, with at least -c {}, or take fewer slots",
+            n_slots * FEWEST_TOKENS
+        ),
+    ))
+}
+
 /// Starts the engine thread.
 pub fn spawn(args: &ServeArgs, failure: &Failure) -> EngineHandle {
     let (args, failure) = (args.clone(), failure.clone());
@@ -49,7 +76,7 @@ fn prepare(args: &ServeArgs, failure: &Failure, tell: &dyn Fn(Loading)) -> Resul
         tell(now.clone());
     })?;
     let mut config = args.compute.engine_config()?;
-    config.n_seq = u32::try_from(args.server.parallel).unwrap_or(SLOTS).max(1);
+    config.n_seq = n_slots(args);
     let head = has_head(gguf.metadata()) && args.spec.wants_head();
     let speculation = args.spec.params_for(head, &mut config)?;
     let sampling = args.sampling.params(gguf.metadata())?;
