@@ -478,6 +478,24 @@ fn shares_add_up(out: &str) {
 }
 
 #[test]
+fn bench_knows_llama_benchs_small_flags() {
+    let devices = outputs(&["bench", "--list-devices"]).0;
+    assert!(devices.starts_with("Available devices:\n  "), "{devices}");
+    let short = ["bench", "-p", "4", "-n", "0", "-r", "1", "-o", "csv"];
+    let more = ["-mmp", "0,1", "--progress", "--delay", "1"];
+    let start = std::time::Instant::now();
+    let (out, err) = outputs(&[&short[..], &more].concat());
+    assert!(start.elapsed().as_secs_f64() > 1.0, "no rest between tests");
+    assert_eq!(out.lines().count(), 3, "{out}");
+    for test in ["test 1 of 2: pp4", "test 2 of 2: pp4"] {
+        assert!(err.lines().any(|line| line.starts_with(test)), "{err}");
+    }
+    assert!(!err.contains('\x1b'), "{err}");
+    let refused = refusal(&[&short[..], &["-mmp", "1", "-lm", "none"]].concat());
+    assert!(refused.contains("cannot be used with"), "{refused}");
+}
+
+#[test]
 fn bench_compares_with_earlier_results_and_shows_operations() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.json");

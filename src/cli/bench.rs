@@ -11,6 +11,7 @@ mod record;
 
 use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -18,10 +19,12 @@ use oxling::bench::Test;
 use oxling::hub::{FileName, Reference};
 use oxling::model::Model;
 
-use super::counts::Counts;
+use super::counts::{Counts, thread_counts};
+use super::devices::list_devices;
 use super::hub_args::HubArgs;
 use super::model_args::{CacheType, GpuLayers, KernelChoice, LoadMode, OnOffAuto};
 use super::spec_args::SpecType;
+use super::values::switch;
 use compare::Other;
 use measure::Measured;
 use output::{Format, Printer};
@@ -78,6 +81,15 @@ pub struct BenchArgs {
     /// Times each test is repeated.
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repetitions: u32,
+    /// Seconds to rest before each test but the first, so that the machine cools down.
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    delay: u64,
+    /// Say on stderr which test runs, also where stderr is no terminal.
+    #[arg(long)]
+    progress: bool,
+    /// List the devices of this machine and leave.
+    #[arg(long)]
+    list_devices: bool,
     /// Leave out the untimed micro-batch and token before each test.
     #[arg(long)]
     no_warmup: bool,
@@ -119,12 +131,13 @@ struct SetupArgs {
     hf_file: Option<FileName>,
     #[command(flatten)]
     hub: HubArgs,
-    /// Threads, for prompts and generation; default: one per core.
+    /// Threads, for prompts and generation; default, and -1: one per core.
     #[arg(
         short = 't',
         long,
         value_name = "LIST",
         value_delimiter = ',',
+        value_parser = thread_counts,
         env = "LLAMA_ARG_THREADS"
     )]
     threads: Vec<Counts>,
@@ -153,7 +166,7 @@ struct SetupArgs {
         default_value = "f16"
     )]
     cache_type_k: Vec<CacheType>,
-    /// As -ctk, since keys and values share rows [-ctv].
+    /// As -ctk, and the same types: keys and values have one type here [-ctv].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cache_type_v: Vec<CacheType>,
     /// Fused attention: on, off, auto [-fa].
@@ -196,6 +209,15 @@ struct SetupArgs {
         default_value = "auto"
     )]
     load_mode: Vec<LoadMode>,
+    /// llama-bench's way to say it: 1 is `auto`, 0 is `none` [-mmp].
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        value_parser = switch,
+        conflicts_with = "load_mode"
+    )]
+    mmap: Vec<bool>,
     /// Devices to offload to in all tests, comma-separated; `none` for the CPU alone [-dev].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     device: Vec<String>,
@@ -236,6 +258,9 @@ struct GuessArgs {
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<()> {
+    if args.list_devices {
+        return list_devices(&args.setups.rpc);
+    }
     let plan = Plan::new(args)?;
     let other = args.compare.as_deref().map(Other::read).transpose()?;
     let mut out = std::io::stdout().lock();
@@ -245,6 +270,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let mut profiles = Vec::new();
     let mut loaded: Option<(usize, Model)> = None;
     for (i, (setup, test)) in plan.runs().enumerate() {
+        if i > 0 {
+            std::thread::sleep(Duration::from_secs(args.delay));
+        }
         let model = match loaded.take() {
             Some((load, model)) if load == setup.load => model,
             _ => {
@@ -252,7 +280,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
                 setup.model.load_for(setup.model.open()?, head)?
             }
         };
-        let progress = Progress::new(i + 1, plan.len(), &setup, test);
+        let progress = Progress::new(args.progress, i + 1, plan.len(), &setup, test);
         let measured = Measured::new(args, &model, &setup, test, &progress)?;
         progress.clear();
         let record = Record::new(&model, &setup, test, &measured, plan.speculates())?;
@@ -284,31 +312,36 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-/// A line on a terminal that says what is being measured.
+/// A line on a terminal that says what is being measured; elsewhere lines, if they are wanted.
 struct Progress {
     what: Option<String>,
+    terminal: bool,
 }
 
 impl Progress {
-    fn new(index: usize, total: usize, setup: &Setup, test: Test) -> Self {
+    fn new(wanted: bool, index: usize, total: usize, setup: &Setup, test: Test) -> Self {
         let threads = setup
             .compute
             .threads
             .map_or(String::new(), |t| format!(", {t} threads"));
-        let shown = std::io::stderr().is_terminal();
+        let terminal = std::io::stderr().is_terminal();
+        let shown = terminal || wanted;
         Self {
             what: shown.then(|| format!("test {index} of {total}: {test}{threads}")),
+            terminal,
         }
     }
 
     fn say(&self, state: &str) {
-        if let Some(what) = &self.what {
-            anstream::eprint!("\r\x1b[K{what}, {state}");
+        match &self.what {
+            Some(what) if self.terminal => anstream::eprint!("\r\x1b[K{what}, {state}"),
+            Some(what) => anstream::eprintln!("{what}, {state}"),
+            None => {}
         }
     }
 
     fn clear(&self) {
-        if self.what.is_some() {
+        if self.terminal {
             anstream::eprint!("\r\x1b[K");
         }
     }

@@ -4,6 +4,8 @@
 
 use std::str::FromStr;
 
+use oxling::engine::EngineConfig;
+
 /// More values than anyone waits for: such a range is a slip.
 const MOST_VALUES: usize = 4096;
 
@@ -51,6 +53,17 @@ impl FromStr for Counts {
     }
 }
 
+/// As numbers and ranges are read, and -1 for as many threads as there are by default.
+pub fn thread_counts(text: &str) -> Result<Counts, String> {
+    match text {
+        "-1" => {
+            let default = EngineConfig::default().n_threads;
+            Ok(Counts(vec![u32::try_from(default).unwrap_or(1)]))
+        }
+        _ => text.parse(),
+    }
+}
+
 fn number(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| {
         "expected a number, or a range first-last, first-last+step or first-last*factor".to_owned()
@@ -84,6 +97,13 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn threads_by_default_are_at_least_one() {
+        assert!(thread_counts("-1").is_ok_and(|counts| counts.0[0] >= 1));
+        assert_eq!(thread_counts("1-2").map(|c| c.0), Ok(vec![1, 2]));
+        assert!(thread_counts("-2").is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod batched_bench;
 mod bench;
 mod completions;
 mod counts;
+mod devices;
 mod errors;
 mod escapes;
 mod grammar_args;

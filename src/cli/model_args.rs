@@ -11,6 +11,7 @@ use oxling::ggml::{DType, Device, add_rpc_server};
 use oxling::gguf::Gguf;
 use oxling::hub::{Event, FileName, Reference, Revision, Wanted};
 use oxling::model::{LoadOptions, Model};
+use super::devices::devices;
 
 use super::errors::hinted;
 use super::hub_args::HubArgs;
@@ -336,20 +337,6 @@ impl ModelArgs {
         Self::load_with(gguf, &options, listen)
     }
 
-    /// Connects to the RPC servers and gives all devices there are then, the servers' first.
-    pub fn devices(&self) -> Result<Vec<Device>> {
-        let mut all = Vec::new();
-        for endpoint in &self.rpc {
-            all.extend(add_rpc_server(endpoint)?);
-        }
-        for device in oxling::ggml::devices() {
-            if !all.contains(&device) {
-                all.push(device);
-            }
-        }
-        Ok(all)
-    }
-
     fn load_with(
         gguf: Arc<Gguf>,
         options: &LoadOptions,
@@ -365,7 +352,7 @@ impl ModelArgs {
     }
 
     fn options(&self) -> Result<LoadOptions> {
-        let mut devices = self.devices()?;
+        let mut devices = devices(&self.rpc)?;
         let mut n_gpu_layers = match self.n_gpu_layers {
             GpuLayers::Auto => None,
             GpuLayers::Count(n) => Some(n),

@@ -24,6 +24,7 @@ pub const SHORT: &[(&str, &str)] = &[
     ("lm", "load-mode"),
     ("lv", "log-verbosity"),
     ("mli", "multiline-input"),
+    ("mmp", "mmap"),
     ("ncmoe", "n-cpu-moe"),
     ("ngl", "n-gpu-layers"),
     ("no-cnv", "no-conversation"),

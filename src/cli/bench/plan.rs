@@ -13,6 +13,7 @@ use super::super::counts::{Counts, all};
 use super::super::errors::hinted;
 use super::super::model_args::{
     CacheType, ComputeArgs, GpuLayers, KernelChoice, LoadMode, ModelArgs, OnOffAuto,
+    different_types,
 };
 use super::super::spec_args::{SpecArgs, SpecType};
 use super::{BenchArgs, GuessArgs, SetupArgs};
@@ -141,10 +142,7 @@ fn cross<T: Clone>(setups: Vec<Setup>, values: &[T], set: impl Fn(&mut Setup, T)
 
 fn setups(args: &SetupArgs) -> Result<Vec<Setup>> {
     if !args.cache_type_v.is_empty() && args.cache_type_v != args.cache_type_k {
-        return Err(hinted(
-            "-ctv differs from -ctk",
-            "MLA keeps keys and values in one row: leave out -ctv",
-        ));
+        return Err(different_types());
     }
     let mut models: Vec<Option<PathBuf>> = args.model.iter().cloned().map(Some).collect();
     if models.is_empty() {
@@ -154,7 +152,7 @@ fn setups(args: &SetupArgs) -> Result<Vec<Setup>> {
     setups = cross(setups, &models, |s, v| s.model.model = v);
     setups = cross(setups, &args.n_gpu_layers, |s, v| s.model.n_gpu_layers = v);
     setups = cross(setups, &all(&args.n_cpu_moe), |s, v| s.model.n_cpu_moe = v);
-    setups = cross(setups, &args.load_mode, |s, v| s.model.load_mode = v);
+    setups = cross(setups, &load_modes(args), |s, v| s.model.load_mode = v);
     for (i, setup) in setups.iter_mut().enumerate() {
         setup.load = i;
     }
@@ -183,6 +181,18 @@ fn setups(args: &SetupArgs) -> Result<Vec<Setup>> {
         s.spec.spec_draft_n_max = n_max;
     });
     Ok(setups)
+}
+
+/// How weights get into memory, by whichever flag says so.
+fn load_modes(args: &SetupArgs) -> Vec<LoadMode> {
+    let mode = |&mapped: &bool| match mapped {
+        true => LoadMode::Auto,
+        false => LoadMode::None,
+    };
+    match args.mmap.as_slice() {
+        [] => args.load_mode.clone(),
+        maps => maps.iter().map(mode).collect(),
+    }
 }
 
 /// Every type with every number of guesses; none is one way only.
@@ -250,7 +260,7 @@ fn varied(args: &SetupArgs) -> Vec<&'static str> {
         ("flash_attn", args.flash_attn != [OnOffAuto::Auto]),
         ("kernels", args.kernels != [KernelChoice::Own]),
         ("devices", !args.device.is_empty()),
-        ("load_mode", args.load_mode != [LoadMode::Auto]),
+        ("load_mode", load_modes(args) != [LoadMode::Auto]),
         ("spec_type", args.guesses.spec_type != [NO_GUESSES]),
         ("spec_n_max", args.guesses.spec_type != [NO_GUESSES]),
     ];

@@ -34,6 +34,7 @@ use repl::Chat;
 use screen::{Screen, note};
 use session::{AnswerOptions, Prompt, Session};
 
+use super::devices::list_devices;
 use super::errors::hinted;
 use super::escapes::unescape;
 use super::model_args::{OnOffAuto, read_text};
@@ -47,7 +48,8 @@ const ECHOED_CHARS: usize = 400;
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     set_colors(args.output.color);
     if args.output.list_devices {
-        return list_devices(&args.model.devices()?);
+        list_devices(&args.model.rpc)?;
+        return Ok(ExitCode::SUCCESS);
     }
     // What can be wrong with the flags is said before a large model is loaded.
     let texts = Texts::read(args)?;
@@ -145,22 +147,6 @@ fn set_colors(when: OnOffAuto) {
         OnOffAuto::Auto => anstream::ColorChoice::Auto,
     };
     choice.write_global();
-}
-
-fn list_devices(devices: &[Device]) -> Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "Available devices:")?;
-    for device in devices {
-        let (free, total) = device.memory();
-        let (free, total) = (free >> 20, total >> 20);
-        writeln!(
-            out,
-            "  {}: {} ({total} MiB, {free} MiB free)",
-            device.name(),
-            device.description()
-        )?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The template of the chat, `None` if the text is to be completed.
