@@ -290,6 +290,17 @@ const WRONG: &[(&[&str], &str, &str)] = &[
         "a value is required for '--flash-attn",
         "on, off, auto",
     ),
+    (
+        &["-ncmoe", "-1"],
+        "invalid value '-1' for '--n-cpu-moe <N>'",
+        "--help",
+    ),
+    (
+        &["-ub", "0"],
+        "invalid value '0' for '--ubatch-size <N>'",
+        "--help",
+    ),
+    (&["-ctv", "q8_0"], "-ctv differs from -ctk", "-ctk"),
     (&["-temp", "1"], "unknown flag `-temp`", "--temp"),
     (&["-m", "no.gguf"], "no.gguf", "check the path"),
     (&["-f", "no.txt"], "cannot read no.txt", "check the path"),

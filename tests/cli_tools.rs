@@ -341,6 +341,120 @@ fn tokenize_goes_both_ways() {
 }
 
 /// Tensors of a file that `oxling logits` wrote.
+#[test]
+fn text_may_begin_with_a_dash() {
+    let ids = |text: &str| json(&["tokenize", "--ids", "-p", text]);
+    for text in ["- a", "-1", "-.5", "--", "-p"] {
+        let given = ids(text);
+        assert_eq!(given, json(&["tokenize", "--ids", &format!("-p={text}")]));
+        assert_ne!(given, ids("a"), "{text}");
+    }
+}
+
+/// Copies the demo model, with a hard link and a symbolic one, and texts.
+#[cfg(unix)]
+fn inputs(folder: &Path) {
+    std::fs::copy(demo_path(), folder.join("m.gguf")).unwrap();
+    std::fs::hard_link(folder.join("m.gguf"), folder.join("hard.gguf")).unwrap();
+    std::os::unix::fs::symlink(folder.join("m.gguf"), folder.join("soft.gguf")).unwrap();
+    std::fs::write(folder.join("t.txt"), "Paris is in France. ".repeat(200)).unwrap();
+    std::fs::write(folder.join("p.json"), "[\"x\"]").unwrap();
+    std::fs::write(folder.join("i.gguf"), "an importance matrix").unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_read_is_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    inputs(folder.path());
+    let contents = || {
+        ["m.gguf", "t.txt", "p.json"].map(|name| std::fs::read(folder.path().join(name)).unwrap())
+    };
+    let before = contents();
+    for line in [
+        "imatrix -m m.gguf -f t.txt -o m.gguf",
+        "imatrix -m m.gguf -f t.txt -o hard.gguf",
+        "imatrix -m m.gguf -f t.txt -o t.txt",
+        "perplexity -m m.gguf -f t.txt -c 64 --save-logits soft.gguf",
+        "perplexity -m soft.gguf -f t.txt -c 64 --save-logits t.txt",
+        "logits -m m.gguf --prompts p.json --out hard.gguf",
+        "logits -m m.gguf --prompts p.json --out p.json",
+        "batched-bench -m m.gguf -npp 8 -ntg 1 -c 64 --plot m.gguf",
+        "run -m m.gguf -st -p x -n 1 --log-file m.gguf",
+        "inspect m.gguf --log-file soft.gguf",
+        "tokenize -f t.txt --log-file t.txt",
+        // A model is no log, even one that the command does not name.
+        "run -st -p x -n 1 --log-file hard.gguf",
+    ] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let output = oxling(&args).current_dir(folder.path()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
+        assert!(
+            stderr.contains("hint: choose another name"),
+            "{line}: {stderr}"
+        );
+        assert!(contents() == before, "{line}");
+    }
+}
+
+#[test]
+fn a_log_goes_on_where_it_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    std::fs::write(&log, "earlier\n").unwrap();
+    let flags = ["-st", "-p", "x", "-n", "1", "-v", "--log-file", text(&log)];
+    stdout(&[&["run"], &flags[..]].concat());
+    let lines = std::fs::read_to_string(&log).unwrap();
+    assert!(lines.starts_with("earlier\n") && lines.lines().count() > 1);
+}
+
+/// Stops a long measurement, and looks what it leaves.
+#[cfg(unix)]
+#[test]
+fn predictions_that_a_signal_stops_leave_no_file() {
+    use std::process::Stdio;
+    use std::time::Duration;
+
+    let folder = tempfile::tempdir().unwrap();
+    let prose = folder.path().join("t.txt");
+    std::fs::write(&prose, "The capital of France is Paris. ".repeat(200_000)).unwrap();
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("oxling"))
+            .args(["perplexity", "-t", "1", "-c", "64", "-f", text(&prose)])
+            .args(["--save-logits", "k.kl"])
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while !folder.path().join("k.kl.part").exists() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let id = child.id().to_string();
+        let sent = std::process::Command::new("kill")
+            .args([signal, &id])
+            .status();
+        assert!(sent.unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}");
+        let left = std::fs::read_dir(folder.path()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["t.txt"], "{signal}");
+    }
+}
+
+#[test]
+fn all_chunks_may_be_asked_for_with_minus_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let prose = folder.path().join("t.txt");
+    std::fs::write(&prose, "The capital of France is Paris. ".repeat(40)).unwrap();
+    let flags = ["perplexity", "--json", "-c", "64", "-f", text(&prose)];
+    let all = json(&flags);
+    assert!(all["chunks"].as_u64().unwrap() > 1);
+    assert_eq!(json(&[&flags[..], &["--chunks", "-1"]].concat()), all);
+}
+
 fn logits(folder: &Path, flags: &[&str]) -> (Vec<u8>, Value) {
     let (prompts, out) = (folder.join("prompts.json"), folder.join("out.safetensors"));
     std::fs::write(

@@ -9,6 +9,7 @@ mod tables;
 
 use std::ffi::{OsStr, OsString};
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command};
 
 use super::errors::hinted;
@@ -45,15 +46,15 @@ pub fn normalise(
             .split_once('=')
             .map_or((text, None), |(flag, value)| (flag, Some(value)));
         let flag = rewrite(command, flag, value.is_some())?;
-        let wants_value = find(command, &flag)
-            .is_some_and(|arg| value.is_none() && takes_value(arg, args.peek()));
+        let taker =
+            find(command, &flag).filter(|arg| value.is_none() && takes_value(arg, args.peek()));
         out.push(
             value
                 .map_or_else(|| flag.clone(), |value| format!("{flag}={value}"))
                 .into(),
         );
-        if wants_value {
-            out.extend(args.next());
+        if let Some(taker) = taker {
+            out.extend(args.next().map(|value| readable(taker, value)));
         }
     }
     Ok(out)
@@ -81,6 +82,34 @@ fn is_number(text: &str) -> bool {
 fn takes_value(arg: &Arg, next: Option<&OsString>) -> bool {
     let next_is_flag = next.and_then(|next| next.to_str()).is_some_and(is_flag);
     arg.get_action().takes_values() && (arg.is_allow_hyphen_values_set() || !next_is_flag)
+}
+
+/// A value as clap reads it: to clap `-.5` is a flag.
+fn readable(taker: &Arg, value: OsString) -> OsString {
+    let fraction = value.to_str().filter(|text| is_number(text));
+    match fraction.and_then(|text| text.strip_prefix("-.")) {
+        Some(digits) if !taker.is_allow_hyphen_values_set() => format!("-0.{digits}").into(),
+        _ => value,
+    }
+}
+
+/// The environment variable that had the wrong value which an error is about.
+pub fn variable_behind(root: &Command, args: &[OsString], error: &clap::Error) -> Option<String> {
+    let name = subcommand(root, args)?;
+    let command = root.find_subcommand(name)?;
+    let ContextValue::String(wrong) = error.get(ContextKind::InvalidArg)? else {
+        return None;
+    };
+    let arg = command
+        .get_arguments()
+        .find(|arg| arg.to_string() == *wrong)?;
+    let given = args.iter().filter_map(|arg| arg.to_str()).any(|text| {
+        let flag = text.split_once('=').map_or(text, |(flag, _)| flag);
+        flag.starts_with('-') && find(command, flag).is_some_and(|f| f.get_id() == arg.get_id())
+    });
+    let variable = arg.get_env().filter(|_| !given)?;
+    std::env::var_os(variable)?;
+    Some(variable.to_string_lossy().into_owned())
 }
 
 /// The argument that a flag, dashes included, stands for.
@@ -245,7 +274,8 @@ mod tests {
                 "run --n_predict -1 --temp -1",
                 "run --n-predict -1 --temp -1",
             ),
-            ("run -n -1 --temp -.5", "run -n -1 --temp -.5"),
+            ("run -n -1 --temp -.5", "run -n -1 --temp -0.5"),
+            ("run -p -.5", "run -p -.5"),
             ("run -p -st -st", "run -p -st --single-turn"),
             ("run -p --top_k", "run -p --top_k"),
             ("run -f - -st", "run -f - --single-turn"),

@@ -127,7 +127,6 @@ impl Row {
 /// Runs the command.
 pub fn run(args: &BatchedBenchArgs) -> Result<()> {
     let cells = cells(args)?;
-    let plot = args.plot.as_deref().map(checked_plot).transpose()?;
     let config = args.compute.engine_config()?;
     let gguf = args.model.open()?;
     if let Some(path) = &args.plot {

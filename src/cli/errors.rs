@@ -58,8 +58,9 @@ pub fn warn(error: &anyhow::Error) {
     print(&message_of(error), hint_of(error).as_deref());
 }
 
-/// Prints what clap found wrong in our form, or the help it was asked for; gives the exit code.
-pub fn usage(error: &clap::Error, command: Option<&str>) -> ExitCode {
+/// Prints what clap found wrong in our form, or the help it was asked for; gives the exit code. `variable` is the
+/// environment's that had the wrong value.
+pub fn usage(error: &clap::Error, command: Option<&str>, variable: Option<&str>) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A reader that went away has seen enough.
@@ -71,7 +72,10 @@ pub fn usage(error: &clap::Error, command: Option<&str>) -> ExitCode {
             ExitCode::FAILURE
         }
         _ => {
-            let (message, hint) = summarise(&error.render().to_string(), command);
+            let (mut message, hint) = summarise(&error.render().to_string(), command);
+            if let Some(variable) = variable {
+                message = format!("{variable}: {message}");
+            }
             print(&message, Some(&hint));
             ExitCode::FAILURE
         }
@@ -105,7 +109,7 @@ fn message_of(error: &anyhow::Error) -> String {
 /// The hint of the first error in the chain that has one.
 fn hint_of(error: &anyhow::Error) -> Option<String> {
     use oxling::{
-        chat, constrain, engine, eval, ggml, gguf, imatrix, import, model, quantize, server, synth,
+        chat, constrain, engine, ggml, gguf, imatrix, import, model, quantize, server, synth,
         tokenizer,
     };
     macro_rules! first_hint {

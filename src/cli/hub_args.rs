@@ -5,7 +5,6 @@
 use std::fmt;
 
 use anyhow::Result;
-use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 use indicatif::ProgressBar;
 use oxling::hub::{Event, FileName, Hub, Pulled, Settings, Token, Wanted};
@@ -13,15 +12,21 @@ use oxling::hub::{Event, FileName, Hub, Pulled, Settings, Token, Wanted};
 use super::interrupt::Interrupt;
 use super::progress::byte_bar;
 use super::table::human_bytes;
+use super::values::switch;
 
 /// How to reach the hub.
 #[derive(Debug, Clone, Args)]
 pub struct HubArgs {
     /// Use what is downloaded already, and no network.
-    #[arg(long, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), env = "LLAMA_ARG_OFFLINE")]
+    #[arg(long, action = ArgAction::SetTrue, value_parser = switch, env = "LLAMA_ARG_OFFLINE")]
     pub offline: bool,
     /// Access token for repositories that need one [-hft].
-    #[arg(long = "hf-token", value_name = "TOKEN", env = "HF_TOKEN")]
+    #[arg(
+        long = "hf-token",
+        value_name = "TOKEN",
+        allow_hyphen_values = true,
+        env = "HF_TOKEN"
+    )]
     pub hf_token: Option<Secret>,
 }
 

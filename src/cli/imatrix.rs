@@ -21,6 +21,7 @@ use super::interrupt::{Interrupt, exit_code};
 use super::model_args::{ComputeArgs, ModelArgs, read_text};
 use super::outputs::{files_of, refuse_same_file};
 use super::progress::count_bar;
+use super::values::chunks as chunk_count;
 
 /// Context of a chunk when -c does not say: llama-imatrix's.
 const DEFAULT_CONTEXT: u32 = 512;
@@ -52,8 +53,8 @@ pub struct ImatrixArgs {
         default_value = "imatrix.gguf"
     )]
     out: PathBuf,
-    /// Most chunks to measure; default: all.
-    #[arg(long, value_name = "N")]
+    /// Most chunks to measure; default, and -1: all.
+    #[arg(long, value_name = "N", value_parser = chunk_count)]
     chunks: Option<usize>,
     /// Leave out the first N chunks of the text.
     #[arg(long, alias = "chunk", value_name = "N", default_value_t = 0)]
@@ -140,8 +141,8 @@ fn measure(
 ) -> Result<()> {
     let text_of = read_text(text)?;
     let gguf = args.model.open()?;
-    let model = args.model.load_for(gguf.clone(), !args.no_mtp)?;
     refuse_same_file(&args.out, files_of(&gguf).chain([text]))?;
+    let model = args.model.load_for(gguf.clone(), !args.no_mtp)?;
     let chunks = chunks(args, &model, &text_of)?;
     let mut config = args.compute.engine_config()?;
     config.n_ctx = chunks.n_ctx() as u32;

@@ -18,6 +18,10 @@ use super::outputs::refuse_same_file;
 use super::progress::tensor_bar;
 use super::sizes::parse_size;
 use super::table::{Align, Table, human_bytes};
+use super::values::{chosen, threads};
+
+/// No machine has use for more.
+const MOST_THREADS: usize = 1024;
 
 /// Turn a checkpoint into a GGUF.
 ///
@@ -64,11 +68,11 @@ pub struct ImportArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     split_max_size: Option<u64>,
     /// Name of the model in the file; default: the source's.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     model_name: Option<String>,
-    /// Threads; default: all cores.
-    #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    /// Threads; default, and -1: all cores.
+    #[arg(short = 't', long, value_name = "N", value_parser = threads)]
+    threads: Option<usize>,
     /// Print what would be made, and make nothing.
     #[arg(long)]
     dry_run: bool,
@@ -138,11 +142,11 @@ pub fn run(args: &ImportArgs) -> Result<ExitCode> {
     };
     summary(&plan, report.source_bytes, bytes);
     if let Some(out) = args.out.as_ref().filter(|_| !args.dry_run) {
+        refuse_source(&args.source, out)?;
         let start = Instant::now();
         match write(args, &import, out, bytes) {
             Ok(files) => report.files = files,
             Err(ImportError::Convert(ConvertError::Cancelled)) => {
-        refuse_source(&args.source, out)?;
                 anstream::eprintln!("stopped; nothing was written");
                 return Ok(exit_code());
             }
@@ -161,10 +165,6 @@ pub fn run(args: &ImportArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(
-    args: &ImportArgs,
-    import: &Import,
-    out: &Path,
 /// Refuses to write over a file of the checkpoint. A GGUF beside it may be an earlier result.
 fn refuse_source(source: &Path, out: &Path) -> Result<()> {
     let entries = std::fs::read_dir(source)?.filter_map(Result::ok);
@@ -175,11 +175,15 @@ fn refuse_source(source: &Path, out: &Path) -> Result<()> {
     refuse_same_file(out, files.iter().map(PathBuf::as_path))
 }
 
+fn write(
+    args: &ImportArgs,
+    import: &Import,
+    out: &Path,
     bytes: u64,
 ) -> Result<Vec<PathBuf>, ImportError> {
     let options = ConvertOptions {
         split_max_bytes: args.split_max_size,
-        n_threads: args.threads.map(usize::from),
+        n_threads: chosen(args.threads).map(|n| n.min(MOST_THREADS)),
     };
     // Without a listener Ctrl-C ends the program at once; the next import overwrites what that leaves.
     let interrupt = Interrupt::listen().ok();

@@ -20,8 +20,8 @@ mod licenses;
 mod log_json;
 mod logits;
 mod model_args;
-mod perplexity;
 mod outputs;
+mod perplexity;
 mod progress;
 mod pull;
 mod quantize;
@@ -35,6 +35,7 @@ mod synth;
 mod table;
 mod template_args;
 mod tokenize;
+mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -103,11 +104,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let name = argv::subcommand(&parser, &args);
     let parsed = parser
-        .try_get_matches_from_mut(args)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = match parsed {
-        Ok(cli) => cli,
-        Err(e) => return errors::usage(&e, name.as_deref()),
+        .try_get_matches_from_mut(&args)
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(e) => {
+            let variable = argv::variable_behind(&parser, &args, &e);
+            return errors::usage(&e, name.as_deref(), variable.as_deref());
+        }
     };
     match init_logging(&cli, &matches).and_then(|()| run_command(&cli.command)) {
         Ok(code) => code,
@@ -115,12 +119,21 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// The parser; help names environment variables without their values.
+/// The parser. Help names environment variables without their values. As in llama.cpp, the last of a repeated flag counts
+/// (lists go on), and a negative number is a value like others, which the flag's own range may refuse.
 fn parser() -> clap::Command {
-    let hide = |arg: clap::Arg| arg.hide_env_values(true);
+    let adapt = |arg: clap::Arg| {
+        let takes_number = arg.get_action().takes_values() && !arg.is_positional();
+        let arg = arg.hide_env_values(true);
+        match takes_number {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        }
+    };
     Cli::command()
-        .mut_args(hide)
-        .mut_subcommands(|command| command.mut_args(hide))
+        .args_override_self(true)
+        .mut_args(adapt)
+        .mut_subcommands(|command| command.args_override_self(true).mut_args(adapt))
 }
 
 fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
@@ -201,6 +214,56 @@ mod tests {
 
     #[test]
     fn the_parser_is_consistent() {
-        Cli::command().debug_assert();
+        parser().debug_assert();
+    }
+
+    #[test]
+    fn the_last_of_a_flag_counts_and_lists_go_on() {
+        let cases: &[(&str, &str, &[&str])] = &[
+            ("run -t 1 -t 2", "threads", &["2"]),
+            ("run -p a -p b", "prompt", &["b"]),
+            ("run -st -st", "single_turn", &["true"]),
+            ("serve --port 1 --port 2", "port", &["2"]),
+            ("bench -m A -m B,C", "model", &["A", "B", "C"]),
+            ("bench -pg 1,2 -pg 3,4", "pg", &["1,2", "3,4"]),
+            ("bench -t 1 -t 2", "threads", &["1", "2"]),
+            ("run -r a -r b", "reverse_prompt", &["a", "b"]),
+            ("run -l 1+1 -l 2-1", "logit_bias", &["1+1", "2-1"]),
+            ("imatrix --in-file a --in-file b", "in_file", &["a", "b"]),
+            (
+                "quantize a b Q8_0 --tensor-type a=F16 --tensor-type b=F16",
+                "tensor_type",
+                &["a=F16", "b=F16"],
+            ),
+            (
+                "serve --api-key a --api-key b,c",
+                "api_key",
+                &["a", "b", "c"],
+            ),
+        ];
+        let mut parser = parser();
+        parser.build();
+        for (line, id, expected) in cases {
+            let words = ["oxling"].into_iter().chain(line.split(' '));
+            let args = argv::normalise(&parser, words.map(OsString::from)).expect(line);
+            let matches = parser.clone().try_get_matches_from(args).expect(line);
+            let (_, command) = matches.subcommand().expect(line);
+            let found: Vec<_> = command.get_raw(id).expect(line).collect();
+            assert_eq!(found, *expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_flag_with_a_number_takes_a_negative_one() {
+        let parser = parser();
+        for command in parser.get_subcommands() {
+            let mut flags = command.get_arguments().filter(|arg| !arg.is_positional());
+            let refusing = flags.find(|arg| {
+                arg.get_action().takes_values()
+                    && !arg.is_allow_negative_numbers_set()
+                    && !arg.is_allow_hyphen_values_set()
+            });
+            assert!(refusing.is_none(), "{}: {refusing:?}", command.get_name());
+        }
     }
 }

@@ -4,18 +4,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use oxling::engine::{EngineConfig, FlashAttention};
-use oxling::ggml::{DType, Device, add_rpc_server};
+use oxling::ggml::{DType, Device};
 use oxling::gguf::Gguf;
 use oxling::hub::{Event, FileName, Reference, Revision, Wanted};
 use oxling::model::{LoadOptions, Model};
-use super::devices::devices;
 
+use super::devices::devices;
 use super::errors::hinted;
 use super::hub_args::HubArgs;
 use super::progress::LoadProgress;
+use super::values::{chosen, switch, threads};
+
+/// Most tokens of a batch.
+const MOST_TOKENS: i64 = 1 << 20;
 
 /// Which file to load, and onto which devices.
 #[derive(Debug, Clone, Args)]
@@ -52,7 +55,7 @@ pub struct ModelArgs {
     )]
     pub n_gpu_layers: GpuLayers,
     /// Keep the expert matrices of all blocks on the CPU [-cmoe].
-    #[arg(long = "cpu-moe", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), env = "LLAMA_ARG_CPU_MOE")]
+    #[arg(long = "cpu-moe", action = ArgAction::SetTrue, value_parser = switch, env = "LLAMA_ARG_CPU_MOE")]
     pub cpu_moe: bool,
     /// Keep the expert matrices of the first N blocks on the CPU [-ncmoe].
     #[arg(
@@ -102,6 +105,7 @@ pub struct ComputeArgs {
         long = "batch-size",
         value_name = "N",
         default_value_t = 2048,
+        value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS),
         env = "LLAMA_ARG_BATCH"
     )]
     pub batch_size: u32,
@@ -111,14 +115,16 @@ pub struct ComputeArgs {
         alias = "ubatch",
         value_name = "N",
         default_value_t = 512,
+        value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS),
         env = "LLAMA_ARG_UBATCH"
     )]
     pub ubatch_size: u32,
-    /// Threads for generation; default: one per core.
+    /// Threads for generation; default, and -1: one per core.
     #[arg(
         short = 't',
         long = "threads",
         value_name = "N",
+        value_parser = threads,
         env = "LLAMA_ARG_THREADS"
     )]
     pub threads: Option<usize>,
@@ -126,6 +132,7 @@ pub struct ComputeArgs {
     #[arg(
         long = "threads-batch",
         value_name = "N",
+        value_parser = threads,
         env = "LLAMA_ARG_THREADS_BATCH"
     )]
     pub threads_batch: Option<usize>,
@@ -143,7 +150,7 @@ pub struct ComputeArgs {
         env = "LLAMA_ARG_CACHE_TYPE_K"
     )]
     pub cache_type_k: CacheType,
-    /// As -ctk, and the same type: MLA keeps keys and values in one row [-ctv].
+    /// As -ctk, and the same type: keys and values have one type here [-ctv].
     #[arg(
         long = "cache-type-v",
         value_name = "TYPE",
@@ -186,12 +193,13 @@ impl KernelChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnOffAuto {
     /// Always.
-    #[value(alias = "1")]
+    #[value(aliases = ["1", "true", "enabled"])]
     On,
     /// Never.
-    #[value(alias = "0")]
+    #[value(aliases = ["0", "false", "disabled"])]
     Off,
     /// Whatever is best here.
+    #[value(alias = "-1")]
     Auto,
 }
 
@@ -381,23 +389,28 @@ impl ModelArgs {
     }
 }
 
+/// Types for keys and values that differ.
+pub fn different_types() -> anyhow::Error {
+    hinted(
+        "-ctv differs from -ctk",
+        "keys and values have one type here: choose it with -ctk, and leave out -ctv",
+    )
+}
+
 impl ComputeArgs {
     /// The engine configuration these flags ask for.
     pub fn engine_config(&self) -> Result<EngineConfig> {
         if self.cache_type_v.is_some_and(|v| v != self.cache_type_k) {
-            return Err(hinted(
-                "-ctv differs from -ctk",
-                "MLA keeps keys and values in one row: leave out -ctv",
-            ));
+            return Err(different_types());
         }
         let defaults = EngineConfig::default();
-        let n_threads = self.threads.unwrap_or(defaults.n_threads).max(1);
+        let n_threads = chosen(self.threads).unwrap_or(defaults.n_threads);
         Ok(EngineConfig {
             n_ctx: self.ctx_size,
             n_batch: self.batch_size,
             n_ubatch: self.ubatch_size,
             n_threads,
-            n_threads_batch: self.threads_batch.unwrap_or(n_threads).max(1),
+            n_threads_batch: chosen(self.threads_batch).unwrap_or(n_threads),
             row_type: self.cache_type_k.0,
             flash_attention: match self.flash_attn {
                 OnOffAuto::On => FlashAttention::On,

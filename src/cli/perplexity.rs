@@ -4,6 +4,7 @@ mod summary;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -15,11 +16,11 @@ use oxling::model::Model;
 use oxling::tokenizer::EncodeOptions;
 use serde_json::json;
 
-use super::model_args::{ComputeArgs, ModelArgs, read_text};
 use super::interrupt::Interrupt;
 use super::model_args::{ComputeArgs, ModelArgs, read_text};
 use super::outputs::{files_of, refuse_same_file};
 use super::progress::count_bar;
+use super::values::chunks as chunk_count;
 
 /// Context of a chunk when -c does not say: what published figures use.
 const DEFAULT_CONTEXT: u32 = 512;
@@ -37,8 +38,8 @@ pub struct PerplexityArgs {
     /// Text to predict; `-` is stdin.
     #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Most chunks to score; default: all.
-    #[arg(long, value_name = "N")]
+    /// Most chunks to score; default, and -1: all.
+    #[arg(long, value_name = "N", value_parser = chunk_count)]
     chunks: Option<usize>,
     /// Save the predictions to a file.
     #[arg(long, alias = "save-all-logits", value_name = "FILE", conflicts_with_all = ["kl_base", "kl_divergence_base"])]
@@ -121,14 +122,14 @@ fn perplexity(args: &PerplexityArgs, save: Option<&Path>) -> Result<()> {
     let mut all = Mean::default();
     let bar = count_bar("chunks", chunks.len() as u64);
     compute(&mut engine, &chunks, &mut |chunk: ChunkLogits<'_>| {
-        for (row, &target) in chunk.rows.iter().zip(chunks.targets(chunk.index)) {
-            all.add(nll(row, target));
-        }
         if busy
             .as_ref()
             .is_some_and(|busy| busy.stop().load(Ordering::SeqCst))
         {
             return Err(EvalError::Cancelled);
+        }
+        for (row, &target) in chunk.rows.iter().zip(chunks.targets(chunk.index)) {
+            all.add(nll(row, target));
         }
         if let Some(writer) = &mut writer {
             writer.write(&chunk.rows)?;

@@ -20,6 +20,7 @@ use super::outputs::refuse_same_file;
 use super::progress::tensor_bar;
 use super::sizes::parse_size;
 use super::table::human_bytes;
+use super::values::{chosen, threads};
 
 /// Make a smaller model file: weights in types of fewer bits.
 ///
@@ -82,8 +83,8 @@ pub struct QuantizeArgs {
     /// Print what would be done, tensor by tensor, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Threads; default: one per core.
-    #[arg(short = 't', long, value_name = "N", env = "LLAMA_ARG_THREADS")]
+    /// Threads; default, and -1: one per core.
+    #[arg(short = 't', long, value_name = "N", value_parser = threads, env = "LLAMA_ARG_THREADS")]
     threads: Option<usize>,
     /// Print the plan and the result as JSON.
     #[arg(long)]
@@ -104,9 +105,9 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
         leave_output: args.leave_output_tensor,
         allow_requantize: args.allow_requantize,
     };
-    let plan = QuantizePlan::new(&gguf, &request, imatrix.as_ref())?;
     let others = [&args.imatrix, &args.tensor_type_file].into_iter();
     refuse_same_file(&target.output, others.flatten().map(PathBuf::as_path))?;
+    let plan = QuantizePlan::new(&gguf, &request, imatrix.as_ref())?;
     for pattern in plan.unused_patterns() {
         anstream::eprintln!("no tensor matches `{pattern}`");
     }
@@ -118,7 +119,7 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode> {
     let report = report::Report::new(&plan, &target);
     let options = ConvertOptions {
         split_max_bytes: args.split_max_size,
-        n_threads: args.threads.or(target.threads),
+        n_threads: chosen(args.threads).or(target.threads),
     };
     match write(plan, &target, &options) {
         Ok((files, seconds)) => {

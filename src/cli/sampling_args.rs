@@ -106,7 +106,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     dry_penalty_last_n: Option<i32>,
     /// DRY: a text that ends a repetition, once for each; `none` for no such text [\n : " *].
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     dry_sequence_breaker: Vec<String>,
     /// Dynamic temperature: range around the temperature; 0: off [0].
     #[arg(long, value_name = "N")]

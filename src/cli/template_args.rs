@@ -39,7 +39,12 @@ pub struct TemplateArgs {
     )]
     pub chat_template_file: Option<PathBuf>,
     /// Further variables for the template, as in '{"enable_thinking": true}'.
-    #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS")]
+    #[arg(
+        long,
+        value_name = "JSON",
+        allow_hyphen_values = true,
+        env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS"
+    )]
     pub chat_template_kwargs: Option<String>,
     /// Let the model think before it answers; auto leaves it to the template [-rea].
     #[arg(long, value_name = "MODE", value_enum, default_value_t = OnOffAuto::Auto, env = "LLAMA_ARG_REASONING")]

@@ -24,7 +24,13 @@ use super::model_args::ModelArgs;
   oxling tokenize -m model.gguf --decode '[976, 9029, 328]'")]
 pub struct TokenizeArgs {
     /// Text to tokenize.
-    #[arg(short = 'p', long, value_name = "TEXT", group = "input")]
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "TEXT",
+        group = "input",
+        allow_hyphen_values = true
+    )]
     prompt: Option<String>,
     /// File to tokenize; `-` is stdin.
     #[arg(short = 'f', long, value_name = "FILE", group = "input")]

@@ -14,7 +14,7 @@ mod stream;
 mod turns;
 
 use std::borrow::Cow;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -192,7 +192,6 @@ fn complete(
                 "there is no text to complete",
                 "give it with -p TEXT or -f FILE; a chat needs a model with a chat template, or --chat-template",
             ));
-            thoughtless: false,
         }
         None => text_file(Path::new("-"))?,
     };
@@ -207,6 +206,7 @@ fn complete(
             text: prompt,
             tokens,
             stable,
+            thoughtless: false,
         },
         None,
         0,

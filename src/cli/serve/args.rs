@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 
-use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::cli::hub_args::Secret;
@@ -12,6 +11,7 @@ use crate::cli::model_args::{ComputeArgs, ModelArgs};
 use crate::cli::sampling_args::SamplingArgs;
 use crate::cli::spec_args::SpecArgs;
 use crate::cli::template_args::TemplateArgs;
+use crate::cli::values::{switch, threads};
 
 const EXAMPLES: &str = "\
 Clients of OpenAI use http://HOST:PORT/v1, clients of Anthropic http://HOST:PORT; a browser finds a page to chat with
@@ -100,7 +100,7 @@ pub struct HttpArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "OXLING_ARG_PREFILL_BUDGET")]
     pub prefill_budget: Option<u32>,
     /// Compute answers side by side as if each were alone, to the bit, where the devices can; slower with many slots.
-    #[arg(long, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), env = "OXLING_ARG_EXACT")]
+    #[arg(long, action = ArgAction::SetTrue, value_parser = switch, env = "OXLING_ARG_EXACT")]
     pub exact: bool,
     /// Memory for prefixes that are kept, in MiB; -1 for no limit, 0 for none [-cram].
     #[arg(
@@ -112,10 +112,16 @@ pub struct HttpArgs {
     )]
     pub cache_ram: i64,
     /// Let clients with different keys share prefixes; otherwise none learns what another has asked.
-    #[arg(long, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), env = "OXLING_ARG_CACHE_SHARED")]
+    #[arg(long, action = ArgAction::SetTrue, value_parser = switch, env = "OXLING_ARG_CACHE_SHARED")]
     pub cache_shared: bool,
     /// Keys that clients send as `Authorization: Bearer KEY` or `X-Api-Key: KEY`, comma-separated.
-    #[arg(long, value_name = "KEY", value_delimiter = ',', env = "LLAMA_API_KEY")]
+    #[arg(
+        long,
+        value_name = "KEY",
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        env = "LLAMA_API_KEY"
+    )]
     pub api_key: Vec<Secret>,
     /// File with one key in a line.
     #[arg(long, value_name = "FILE", env = "LLAMA_ARG_API_KEY_FILE")]
@@ -138,7 +144,12 @@ pub struct HttpArgs {
     )]
     pub api_prefix: String,
     /// Name of the model that clients see; by default its own [-a].
-    #[arg(long, value_name = "NAME", env = "LLAMA_ARG_ALIAS")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        allow_hyphen_values = true,
+        env = "LLAMA_ARG_ALIAS"
+    )]
     pub alias: Option<String>,
     /// Folder of files that `/slots/ID?action=save` writes.
     #[arg(long, value_name = "FOLDER", env = "LLAMA_ARG_SLOT_SAVE_PATH")]
@@ -148,10 +159,10 @@ pub struct HttpArgs {
           allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-2..), env = "LLAMA_ARG_N_PREDICT")]
     pub predict: i32,
     /// Show counters at `/metrics`.
-    #[arg(long, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), env = "LLAMA_ARG_ENDPOINT_METRICS")]
+    #[arg(long, action = ArgAction::SetTrue, value_parser = switch, env = "LLAMA_ARG_ENDPOINT_METRICS")]
     pub metrics: bool,
     /// Accept `POST /props`.
-    #[arg(long, action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), env = "LLAMA_ARG_ENDPOINT_PROPS")]
+    #[arg(long, action = ArgAction::SetTrue, value_parser = switch, env = "LLAMA_ARG_ENDPOINT_PROPS")]
     pub props: bool,
     /// Show the slots at `/slots`; the default.
     #[arg(long, overrides_with = "no_slots")]
@@ -212,8 +223,8 @@ pub struct HttpArgs {
         env = "OXLING_ARG_SHUTDOWN_TIMEOUT"
     )]
     pub shutdown_timeout: u64,
-    /// Threads for HTTP [2].
-    #[arg(long, value_name = "N", env = "LLAMA_ARG_THREADS_HTTP")]
+    /// Threads for HTTP; -1 for the default [2].
+    #[arg(long, value_name = "N", value_parser = threads, env = "LLAMA_ARG_THREADS_HTTP")]
     pub threads_http: Option<usize>,
     /// Form of log lines.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, env = "OXLING_ARG_LOG_FORMAT")]
