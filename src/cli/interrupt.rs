@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 use anyhow::{Context, Result};
+use tokio::sync::Notify;
 
 /// Exit code of a program that Ctrl-C ended, by the shells' convention.
 const INTERRUPTED: u8 = 130;
@@ -23,6 +24,8 @@ struct Flags {
     /// Pieces of work that can be stopped.
     busy: AtomicUsize,
     stop: AtomicBool,
+    /// Wakes whoever waits for `stop`.
+    stopped: Notify,
 }
 
 /// Hears of Ctrl-C and SIGTERM.
@@ -66,6 +69,7 @@ impl Flags {
         }
         let busy = self.busy.load(Ordering::SeqCst) > 0;
         if busy && !self.stop.swap(true, Ordering::SeqCst) {
+            self.stopped.notify_one();
             return;
         }
         if busy {
@@ -169,6 +173,16 @@ impl Busy {
     /// Set by the first signal.
     pub fn stop(&self) -> &AtomicBool {
         &self.0.stop
+    }
+
+    /// Comes with the first signal. One task may wait.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let flags = Arc::clone(&self.0);
+        async move {
+            while !flags.stop.load(Ordering::SeqCst) {
+                flags.stopped.notified().await;
+            }
+        }
     }
 }
 

@@ -68,11 +68,11 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
         args.model.say_demo();
         say_where(args, &server, has_keys);
         let interrupt = Interrupt::listen()?;
-        // While this lives, the first Ctrl-C is an orderly end and the second leaves at once.
-        let _busy = interrupt.busy();
+        // While this lives, the first signal is an orderly end and the second leaves at once.
+        let busy = interrupt.busy();
         let failure = Failure::default();
         let engine = loader::spawn(args, &failure);
-        let served = serve(server, config, engine, end()).await;
+        let served = serve(server, config, engine, busy.stopped()).await;
         // What the engine's thread met says more than the server knows.
         if let Some(error) = failure.take() {
             return Err(error);
@@ -80,30 +80,6 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
         served?;
         Ok(ExitCode::SUCCESS)
     })
-}
-
-/// Comes with Ctrl-C or SIGTERM.
-async fn end() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut term = match signal(SignalKind::terminate()) {
-            Ok(term) => term,
-            Err(e) => {
-                tracing::warn!("cannot listen to SIGTERM: {e}");
-                let _ = tokio::signal::ctrl_c().await;
-                return;
-            }
-        };
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = tokio::signal::ctrl_c().await;
-    }
 }
 
 fn say_where(args: &ServeArgs, server: &Server, has_keys: bool) {
