@@ -467,7 +467,7 @@ impl<'t> Work<'t> {
     /// The columns of source 1, of the width of `rows`.
     fn columns(&self, rows: &Rows) -> Columns {
         let x = self.source(1);
-        let per_column = kernels::records_per_row(rows.width) * size_of::<Record>();
+        let per_column = kernels::record_stride(rows.width) * size_of::<Record>();
         Columns {
             data: first_record(x),
             n: (x.ne[0] as usize - align_of::<Record>()) / per_column,

@@ -173,9 +173,15 @@ pub fn records_per_row(width: usize) -> usize {
     width.div_ceil(RECORD_WEIGHTS)
 }
 
+/// Records from one column of `width` numbers to the next: an odd number, so that those of many columns do not all want the
+/// same places of a cache.
+pub fn record_stride(width: usize) -> usize {
+    records_per_row(width) | 1
+}
+
 /// Bytes for `columns` columns of `width` numbers, with room to align the first record.
 pub fn quantize_bytes(width: usize, columns: usize) -> Option<usize> {
-    records_per_row(width)
+    record_stride(width)
         .checked_mul(size_of::<Record>())?
         .checked_mul(columns)?
         .checked_add(align_of::<Record>())

@@ -134,11 +134,11 @@ impl Rows {
     }
 }
 
-/// Calls `$then` with the codes `$F` that module `$isa` has for a format in blocks; `$planes` for the other.
-macro_rules! with_codes {
-    ($isa:ident, $format:expr, $F:ident => $then:expr, $planes:expr) => {{
+/// Calls `$then` with the codes `$F` that module `$isa` has for a format in blocks of 32; `$others` for others.
+macro_rules! with_blocks {
+    ($isa:ident, $format:expr, $F:ident => $then:expr, $others:expr) => {{
         use $crate::kernels::Format;
-        use $crate::kernels::$isa::{codes, k_quants};
+        use $crate::kernels::$isa::codes;
         match $format {
             Format::Iq4Nl => {
                 type $F = codes::FourBit<false>;
@@ -152,6 +152,18 @@ macro_rules! with_codes {
                 type $F = codes::EightBit;
                 $then
             }
+            _ => $others,
+        }
+    }};
+}
+pub(super) use with_blocks;
+
+/// The same for K-quants.
+macro_rules! with_k_quants {
+    ($isa:ident, $format:expr, $F:ident => $then:expr, $others:expr) => {{
+        use $crate::kernels::Format;
+        use $crate::kernels::$isa::k_quants;
+        match $format {
             Format::Q2K => {
                 type $F = k_quants::Two;
                 $then
@@ -172,8 +184,17 @@ macro_rules! with_codes {
                 type $F = k_quants::Six;
                 $then
             }
-            Format::Planes => $planes,
+            _ => $others,
         }
     }};
+}
+pub(super) use with_k_quants;
+
+/// Both, where they are served alike; `$planes` for what is left.
+macro_rules! with_codes {
+    ($isa:ident, $format:expr, $F:ident => $then:expr, $planes:expr) => {
+        $crate::kernels::format::with_blocks!($isa, $format, $F => $then,
+            $crate::kernels::format::with_k_quants!($isa, $format, $F => $then, $planes))
+    };
 }
 pub(super) use with_codes;

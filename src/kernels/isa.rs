@@ -17,13 +17,15 @@ pub struct Isa {
     pub(super) available: fn() -> bool,
     /// What they are chosen for. They can compute every format, but others do not leave ggml's behind, or were not measured.
     pub(super) formats: &'static [Format],
+    /// Formats whose `dot` leaves tiles behind up to [`super::SOME_DOZENS`] of columns, with the bits of each alone.
+    pub(super) some_dozens: &'static [Format],
     /// How it wants the numbers that meet planes.
     pub(super) order: Order,
     /// Rows of a panel.
     pub(super) panel_rows: usize,
     /// Columns of a tile.
     pub(super) tile_columns: usize,
-    /// Few columns: `dot(rows, range, columns, out)` sets `out[column * range.len() + row - range.start]`.
+    /// Few columns, or some dozens: `dot(rows, range, columns, out)` sets `out[column * range.len() + row - range.start]`.
     pub(super) dot: unsafe fn(&Rows, Range<usize>, &[*const Record], &mut [f32]),
     /// Many columns: `unpack(panel, rows, row, record)` takes the rows from `row` on and the records from `record` on, as
     /// many as fit and are there. Rows past the end repeat the last one.

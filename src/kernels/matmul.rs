@@ -6,11 +6,11 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::activation::{Layout, Record, records_per_row};
+use super::activation::{Layout, Record, record_stride, records_per_row};
 use super::experts::{Experts, Routes};
 use super::isa::Isa;
 use super::panel::Panel;
-use super::{FEW_COLUMNS, Rows};
+use super::{FEW_COLUMNS, Rows, SOME_DOZENS};
 
 /// One thread of several.
 #[derive(Debug, Clone, Copy)]
@@ -63,10 +63,15 @@ pub enum Rounding {
     Alone,
 }
 
-impl Rounding {
-    fn few(self, n_columns: usize) -> bool {
-        self == Self::Alone || n_columns <= FEW_COLUMNS
-    }
+/// How a matrix is multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// [`Isa::dot`] for all rows of a thread, which follow each other in memory.
+    Few,
+    /// The same for a few rows at a time: what it gives stays in the first cache.
+    Some,
+    /// Panels and tiles.
+    Tiles,
 }
 
 /// What a matrix is multiplied with: columns of activations one after another.
@@ -84,7 +89,7 @@ pub struct Columns {
 
 impl Columns {
     fn at(&self, index: usize) -> *const Record {
-        self.data.wrapping_add(index * records_per_row(self.width))
+        self.data.wrapping_add(index * record_stride(self.width))
     }
 }
 
@@ -107,11 +112,12 @@ impl Isa {
         let mut at = range.start;
         while at < range.end {
             let (column, first) = (at / per_row, at % per_row);
+            let to = column * record_stride(width) + first;
             let n = (per_row - first).min(range.end - at);
             let x = &x(column)[first * 128..((first + n) * 128).min(width)];
             // SAFETY: the records of this share, by the caller's word.
             unsafe {
-                let records = std::slice::from_raw_parts_mut(out.add(at), n);
+                let records = std::slice::from_raw_parts_mut(out.add(to), n);
                 (self.fill_records)(self.order, layout, x, records);
             }
             at += n;
@@ -130,7 +136,7 @@ impl Isa {
         out: *mut Record,
         share: Share,
     ) {
-        let per_row = records_per_row(signs.len());
+        let (per_row, stride) = (records_per_row(signs.len()), record_stride(signs.len()));
         SCRATCH.with_borrow_mut(|scratch| {
             for column in share.range(n, 1) {
                 scratch.first.clear();
@@ -138,8 +144,7 @@ impl Isa {
                 // SAFETY: as above.
                 unsafe {
                     (self.rotate)(&mut scratch.first, signs);
-                    let records =
-                        std::slice::from_raw_parts_mut(out.add(column * per_row), per_row);
+                    let records = std::slice::from_raw_parts_mut(out.add(column * stride), per_row);
                     (self.fill_records)(self.order, Layout::Whole, &scratch.first, records);
                 }
             }
@@ -162,10 +167,11 @@ impl Isa {
             } = scratch;
             columns.clear();
             columns.extend((0..x.n).map(|i| x.at(i)));
-            for part in self.parts(n_rows, x.rounding.few(x.n), share) {
+            let way = self.way(rows, x.rounding, x.n);
+            for part in self.parts(n_rows, way, share) {
                 // SAFETY: the caller's word.
                 unsafe {
-                    self.products(tiles, rows, part.clone(), x.rounding, columns, first);
+                    self.products(tiles, rows, part.clone(), way, columns, first);
                     for (column, values) in first.chunks_exact(part.len()).enumerate() {
                         let to = out.add(column * n_rows + part.start);
                         to.copy_from_nonoverlapping(values.as_ptr(), values.len());
@@ -203,11 +209,12 @@ impl Isa {
                 let (gate, up) = (e.rows(gate, expert), e.rows(up, expert));
                 columns.clear();
                 columns.extend(choices.iter().map(|(token, _)| x.at(*token as usize)));
-                for part in self.parts(n_rows, x.rounding.few(choices.len()), share) {
+                let way = self.way(&gate, x.rounding, choices.len());
+                for part in self.parts(n_rows, way, share) {
                     // SAFETY: the caller's word.
                     unsafe {
-                        self.products(tiles, &gate, part.clone(), x.rounding, columns, first);
-                        self.products(tiles, &up, part.clone(), x.rounding, columns, second);
+                        self.products(tiles, &gate, part.clone(), way, columns, first);
+                        self.products(tiles, &up, part.clone(), way, columns, second);
                         (self.swiglu)(first, second);
                         for ((token, slot), values) in
                             choices.iter().zip(first.chunks_exact(part.len()))
@@ -307,12 +314,11 @@ impl Isa {
                         .iter()
                         .map(|c| x.at(if by_choice { column(*c) } else { c.0 as usize })),
                 );
-                for part in self.parts(rows.n_rows, x.rounding.few(choices.len()), share) {
-                    let rows = e.rows(rows, expert);
+                let rows = e.rows(rows, expert);
+                let way = self.way(&rows, x.rounding, choices.len());
+                for part in self.parts(rows.n_rows, way, share) {
                     // SAFETY: the caller's word.
-                    unsafe {
-                        self.products(tiles, &rows, part.clone(), x.rounding, columns, first)
-                    };
+                    unsafe { self.products(tiles, &rows, part.clone(), way, columns, first) };
                     for (choice, values) in choices.iter().zip(first.chunks_exact(part.len())) {
                         take(column(*choice), choice.0 as usize, &part, values);
                     }
@@ -326,13 +332,23 @@ impl Isa {
         share.range(n_rows, self.panel_rows)
     }
 
+    /// How so many columns are multiplied.
+    fn way(&self, rows: &Rows, rounding: Rounding, n_columns: usize) -> Way {
+        let some_dozens = self.some_dozens.contains(&rows.format);
+        match n_columns {
+            ..=FEW_COLUMNS => Way::Few,
+            ..=SOME_DOZENS if some_dozens => Way::Some,
+            _ if rounding == Rounding::Alone => Way::Few,
+            _ => Way::Tiles,
+        }
+    }
+
     /// The rows of a thread in the parts that [`products`] takes.
-    fn parts(&self, n_rows: usize, few: bool, share: Share) -> impl Iterator<Item = Range<usize>> {
+    fn parts(&self, n_rows: usize, way: Way, share: Share) -> impl Iterator<Item = Range<usize>> {
         let own = self.own_rows(n_rows, share);
-        let size = if few {
-            own.len().max(1)
-        } else {
-            self.panel_rows
+        let size = match way {
+            Way::Few => own.len().max(1),
+            Way::Some | Way::Tiles => self.panel_rows,
         };
         own.clone()
             .step_by(size)
@@ -345,13 +361,13 @@ impl Isa {
         tiles: &mut Tiles,
         rows: &Rows,
         part: Range<usize>,
-        rounding: Rounding,
+        way: Way,
         columns: &[*const Record],
         out: &mut Vec<f32>,
     ) {
         out.clear();
         out.resize(columns.len() * part.len(), 0.0);
-        if rounding.few(columns.len()) {
+        if way != Way::Tiles {
             // SAFETY: the caller's word.
             unsafe { (self.dot)(rows, part, columns, out) };
             return;

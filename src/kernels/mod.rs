@@ -5,6 +5,7 @@
 //!
 //! - **Few columns** (decode, checks of guesses): every weight is read once and multiplied with all columns. A column's
 //!   bits do not depend on how many there are, nor on the number of threads.
+//!   AVX-512 does so for formats in blocks up to [`SOME_DOZENS`]: all that a server's streams and most experts ever have.
 //! - **Many columns** (prefill): 16 or 32 rows at a time are unpacked into the order of the machine's dot product and
 //!   multiplied with tiles of a few columns.
 //!
@@ -43,7 +44,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use activation::{Layout, RECORD_WEIGHTS, Record, quantize_bytes, records_per_row};
+pub use activation::{Layout, RECORD_WEIGHTS, Record, quantize_bytes, record_stride};
 pub use experts::Experts;
 pub use format::{Format, Rows, Scaling};
 pub use isa::{Isa, all, available, best};
@@ -55,3 +56,5 @@ pub use scan::{Heads, Scan, scan};
 
 /// Up to this many columns are few: unpacking would cost more than it saves.
 pub const FEW_COLUMNS: usize = 8;
+/// Up to so many columns a row in every lane beats tiles, where a machine has kernels of that kind.
+pub const SOME_DOZENS: usize = 64;

@@ -1,6 +1,6 @@
 //! Every kernel against sums in f64 over the decoded weights, on ragged sizes.
 
-use super::activation::records_per_row;
+use super::activation::record_stride;
 use super::*;
 
 /// F32 sums of up to a thousand products, relative to the sum of their sizes.
@@ -258,7 +258,7 @@ fn columns(isa: &Isa, layout: Layout, width: usize, n: usize, noise: &mut Noise)
 
 fn quantized(isa: &Isa, layout: Layout, width: usize, x: &[f32]) -> Vec<Record> {
     let n = x.len() / width;
-    let mut out = vec![Record::ZERO; records_per_row(width) * n];
+    let mut out = vec![Record::ZERO; record_stride(width) * n];
     // SAFETY: the machine has the features; there is room for all records.
     unsafe {
         isa.quantize(
@@ -272,7 +272,7 @@ fn quantized(isa: &Isa, layout: Layout, width: usize, x: &[f32]) -> Vec<Record> 
     };
     for (i, x) in x.chunks_exact(width).enumerate() {
         for (k, v) in x.iter().enumerate() {
-            let record = &out[i * records_per_row(width) + k / 128];
+            let record = &out[i * record_stride(width) + k / 128];
             let error = (record.value(layout, isa.order, k % 128) - v).abs();
             assert!(
                 error <= record.scales[k % 128 / 32] * 0.5001,
@@ -312,7 +312,7 @@ fn matrices_times_columns() {
             ] {
                 let width = usize::next_multiple_of(width, format.block());
                 let case = Case::new(format, width, n_rows, 1, &mut noise);
-                for n in [1, 2, 3, 4, 5, 9, 10, 13, 23] {
+                for n in [1, 2, 3, 4, 5, 9, 10, 13, 23, 40, 66] {
                     let records = columns(isa, format.layout(), width, n, &mut noise);
                     let x = Columns {
                         data: records.as_ptr(),
@@ -329,7 +329,7 @@ fn matrices_times_columns() {
                             };
                         }
                         for (i, found) in out.iter().enumerate() {
-                            let per_row = records_per_row(width);
+                            let per_row = record_stride(width);
                             let column = &records[i / n_rows * per_row..][..per_row];
                             check(isa, &case, 0, i % n_rows, column, *found);
                         }
@@ -371,7 +371,7 @@ fn extreme_weights_times_extreme_columns() {
                     // SAFETY: as above.
                     unsafe { isa.linear(&case.rows(), &x, out.as_mut_ptr(), ALONE) };
                     for (i, found) in out.iter().enumerate() {
-                        let column = &records[i / n_rows * 2..][..2];
+                        let column = &records[i / n_rows * record_stride(width)..][..2];
                         check(isa, &case, 0, i % n_rows, column, *found);
                     }
                 }
@@ -379,6 +379,9 @@ fn extreme_weights_times_extreme_columns() {
         }
     }
 }
+
+/// Columns that are computed in several groups, none of them whole.
+const MANY: usize = 32 + 23;
 
 /// What checks of guesses rely on: a column's bits are the same alone and in company, for any number of threads.
 #[test]
@@ -388,10 +391,10 @@ fn few_columns_round_alike() {
         for format in FORMATS {
             let (width, n_rows) = (1024, 67);
             let case = Case::new(format, width, n_rows, 1, &mut noise);
-            let many = 2 * FEW_COLUMNS;
+            let many = MANY;
             let records = columns(isa, format.layout(), width, many, &mut noise);
             let product = |first: usize, n: usize, of: usize, rounding: Rounding| {
-                let data = records[first * records_per_row(width)..].as_ptr();
+                let data = records[first * record_stride(width)..].as_ptr();
                 let mut out = vec![f32::NAN; n_rows * n];
                 for index in 0..of {
                     let x = Columns {
@@ -405,7 +408,11 @@ fn few_columns_round_alike() {
                 }
                 out
             };
-            for (n, rounding) in [(FEW_COLUMNS, Rounding::Fast), (many, Rounding::Alone)] {
+            let mut cases = vec![(FEW_COLUMNS, Rounding::Fast), (many, Rounding::Alone)];
+            if isa.some_dozens.contains(&format) {
+                cases.push((many, Rounding::Fast));
+            }
+            for (n, rounding) in cases {
                 let together = product(0, n, 2, rounding);
                 for column in 0..n {
                     let alone = product(column, 1, 3, Rounding::Fast);
@@ -436,7 +443,7 @@ fn experts_times_their_tokens() {
                     .collect();
                 ids[0] = ids[1];
                 let e = case.experts(&ids, n_used);
-                let per_row = records_per_row(width);
+                let per_row = record_stride(width);
                 for n in [n_tokens, n_tokens * n_used] {
                     let records = columns(isa, format.layout(), width, n, &mut noise);
                     let x = Columns {
@@ -598,7 +605,7 @@ fn rotation_is_the_definition() {
         for n in [128usize, 256, 1024, 4096] {
             let x: Vec<f32> = (0..n).map(|_| noise.number()).collect();
             let signs: Vec<f32> = (0..n).map(|_| noise.number().signum()).collect();
-            let mut out = vec![Record::ZERO; records_per_row(n)];
+            let mut out = vec![Record::ZERO; record_stride(n)];
             // SAFETY: as above.
             unsafe { isa.rotate_and_quantize(&signs, 1, |_| &x, out.as_mut_ptr(), ALONE) };
             for i in [0, 1, 77, n - 1] {
@@ -636,7 +643,7 @@ fn what_is_not_finite_stays_so() {
                 let mut x: Vec<f32> = (0..width * n).map(|_| noise.number()).collect();
                 x[width - 1] = poison;
                 let layout = format.layout();
-                let mut records = vec![Record::ZERO; records_per_row(width) * n];
+                let mut records = vec![Record::ZERO; record_stride(width) * n];
                 let mut out = vec![0f32; n_rows * n];
                 // SAFETY: as above.
                 unsafe {

@@ -25,6 +25,7 @@ pub static PLAIN: Isa = Isa {
     name: "AVX2 with FMA and F16C",
     available: has_avx2,
     formats: &[Format::Iq4Nl, Format::Q4_0, Format::Q8_0, Format::Planes],
+    some_dozens: &[],
     order: Order::ByBit,
     panel_rows: tile::PANEL_ROWS,
     tile_columns: tile::TILE_COLUMNS,

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::transpose;
+use super::units::transpose;
 use crate::kernels::attention::{Element, Kernel, Vector, Work};
 
 /// Attention on this machine.

@@ -1,102 +1,41 @@
-//! From the bytes of a file to bytes for the dot product, 128 weights of a row at a time.
+//! Formats in blocks of 32, each with a scale of its own: from the bytes of a file to bytes for the dot product.
+//!
+//! Four bytes of weights of one block and one row lie in a lane, which a dot product adds up. Kernels want them in two
+//! orders: a record of one row, or a block of 16 rows, a lane for each.
 
 use std::arch::x86_64::*;
 
-use crate::kernels::Scaling;
-use crate::kernels::panel::{SCALES, STEPS};
+use super::sixteen::{Sixteen, four_words, halves, transposed};
 
-/// A format's records: one, or the two of a block of 256, lie together as a unit.
-///
-/// What is asked of a caller everywhere: `UNIT_BYTES` bytes can be read at each address, and the CPU has what
+/// What is asked of a caller everywhere: as many bytes as are said can be read, and the CPU has what
 /// [`super::super::ISA`] asks for.
-pub trait Codes {
-    /// Bytes of a unit.
-    const UNIT_BYTES: usize;
-    /// Records of a unit.
-    const RECORDS: usize = 1;
-    /// How weights are scaled.
-    const SCALING: Scaling = Scaling::Blocks;
-    /// Whether a unit is of two records and all its scales are the same.
-    const ONE_SCALE: bool = false;
+pub trait Blocks {
+    /// Bytes of a block.
+    const BYTES: usize;
 
-    /// The weights of record `i` plus 128: first halves of the four blocks, then second halves.
+    /// A record of one row plus 128: first halves of its four blocks, then second halves.
     ///
     /// # Safety
-    /// As said above.
-    unsafe fn codes(p: *const u8, i: usize) -> (__m512i, __m512i);
+    /// As said above: a record at `p`.
+    unsafe fn record(p: *const u8) -> (__m512i, __m512i);
 
-    /// Its four scales, then what [`Scaling`] has beside them: minimums of blocks, or the scales of second halves.
+    /// The scales of a record of four rows: those of a block side by side.
     ///
     /// # Safety
-    /// As said above.
-    unsafe fn scales(p: *const u8, i: usize) -> __m256;
+    /// As said above: a record of each row.
+    unsafe fn scales_of_four(rows: [*const u8; 4]) -> __m512;
 
-    /// The minimums of both records' halves of blocks. Only [`Scaling::HalfMinimums`] has them.
+    /// A block of 16 rows plus 128: first halves in four registers, then second halves, in each four of every row.
     ///
     /// # Safety
-    /// As said above.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn half_minimums(_: *const u8) -> __m512 {
-        _mm512_setzero_ps()
-    }
+    /// As said above: a block of each row.
+    unsafe fn block<S: Sixteen>(rows: S) -> [__m512i; 8];
 
-    /// The weights of 16 rows, transposed: step `k` gets four of every row in its register `half`, in the order of a
-    /// record's `q`.
+    /// The scales of the four blocks of a record of 16 rows.
     ///
     /// # Safety
-    /// As said above.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn codes16(
-        rows: &[*const u8; 16],
-        i: usize,
-        half: usize,
-        out: &mut [[__m512i; 2]; STEPS],
-    ) {
-        let mut low = [_mm512_setzero_si512(); 16];
-        let mut high = [_mm512_setzero_si512(); 16];
-        for (r, row) in rows.iter().enumerate() {
-            // SAFETY: the caller's word.
-            (low[r], high[r]) = unsafe { Self::codes(*row, i) };
-        }
-        transpose(&mut low);
-        transpose(&mut high);
-        for k in 0..16 {
-            (out[k][half], out[16 + k][half]) = (low[k], high[k]);
-        }
-    }
-
-    /// Their scales: one register each.
-    ///
-    /// # Safety
-    /// As said above.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn scales16(
-        rows: &[*const u8; 16],
-        i: usize,
-        half: usize,
-        out: &mut [[__m512; 2]; SCALES],
-    ) {
-        let mut by_row = [[_mm_setzero_ps(); 16]; 2];
-        for (r, row) in rows.iter().enumerate() {
-            // SAFETY: the caller's word.
-            let scales = unsafe { Self::scales(*row, i) };
-            by_row[0][r] = _mm256_castps256_ps128(scales);
-            by_row[1][r] = _mm256_extractf128_ps::<1>(scales);
-        }
-        let kinds = if Self::SCALING == Scaling::Blocks {
-            1
-        } else {
-            2
-        };
-        for (out, by_row) in out.chunks_exact_mut(4).zip(&by_row[..kinds]) {
-            for (out, scale) in out.iter_mut().zip(transpose_four(by_row)) {
-                out[half] = scale;
-            }
-        }
-    }
+    /// As said above: a record of each row.
+    unsafe fn scales<S: Sixteen>(rows: S) -> [__m512; 4];
 }
 
 /// 16 levels, or numbers less 8: 4 bits of index in either case.
@@ -122,23 +61,7 @@ const NIBBLES: [u16; 32] = {
     index
 };
 
-/// Where their scales lie.
-const SCALE_WORDS: [u16; 8] = [0, 9, 18, 27, 0, 0, 0, 0];
-
 impl<const L: bool> FourBit<L> {
-    /// The nibbles of four blocks.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn nibbles(p: *const u8) -> __m512i {
-        // SAFETY: 72 bytes can be read, by the caller's word; the table is as long as a register.
-        unsafe {
-            let first = _mm512_loadu_si512(p.cast());
-            let last = _mm512_castsi128_si512(_mm_loadl_epi64(p.add(64).cast()));
-            let index = _mm512_loadu_si512(NIBBLES.as_ptr().cast());
-            _mm512_permutex2var_epi16(first, index, last)
-        }
-    }
-
     /// The weights plus 128 of the lower four bits of every byte, and of the upper ones.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
@@ -154,45 +77,72 @@ impl<const L: bool> FourBit<L> {
     }
 }
 
-impl<const L: bool> Codes for FourBit<L> {
-    const UNIT_BYTES: usize = 4 * 18;
+impl<const L: bool> Blocks for FourBit<L> {
+    const BYTES: usize = 18;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,f16c")]
-    unsafe fn codes(p: *const u8, _: usize) -> (__m512i, __m512i) {
-        // SAFETY: the caller's word.
-        Self::levels(unsafe { Self::nibbles(p) })
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn scales(p: *const u8, _: usize) -> __m256 {
-        // SAFETY: 64 bytes can be read, by the caller's word; the table is as long as a register.
-        let (first, index) = unsafe {
-            let index = _mm_loadu_si128(SCALE_WORDS.as_ptr().cast());
-            (_mm512_loadu_si512(p.cast()), _mm512_castsi128_si512(index))
+    unsafe fn record(p: *const u8) -> (__m512i, __m512i) {
+        // SAFETY: 72 bytes can be read, by the caller's word; the table is as long as a register.
+        let nibbles = unsafe {
+            let first = _mm512_loadu_si512(p.cast());
+            let last = _mm512_castsi128_si512(_mm_loadl_epi64(p.add(64).cast()));
+            let index = _mm512_loadu_si512(NIBBLES.as_ptr().cast());
+            _mm512_permutex2var_epi16(first, index, last)
         };
-        let scales = _mm512_castsi512_si128(_mm512_permutexvar_epi16(index, first));
-        _mm256_zextps128_ps256(_mm_cvtph_ps(scales))
+        Self::levels(nibbles)
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,f16c")]
-    unsafe fn codes16(
-        rows: &[*const u8; 16],
-        _: usize,
-        half: usize,
-        out: &mut [[__m512i; 2]; STEPS],
-    ) {
-        let mut nibbles = [_mm512_setzero_si512(); 16];
-        for (row, n) in rows.iter().zip(&mut nibbles) {
-            // SAFETY: the caller's word.
-            *n = unsafe { Self::nibbles(*row) };
+    unsafe fn scales_of_four(rows: [*const u8; 4]) -> __m512 {
+        let index = _mm512_castsi256_si512(_mm256_setr_epi16(
+            0, 0, 0, 0, 9, 9, 9, 9, 18, 18, 18, 18, 27, 27, 27, 27,
+        ));
+        let mut words = _mm512_setzero_si512();
+        for (r, row) in rows.into_iter().enumerate() {
+            // SAFETY: 64 bytes can be read, by the caller's word.
+            let row = unsafe { _mm512_loadu_si512(row.cast()) };
+            words = _mm512_mask_permutexvar_epi16(words, 0x1111 << r, index, row);
         }
-        transpose(&mut nibbles);
-        for (k, n) in nibbles.iter().enumerate() {
-            (out[k][half], out[16 + k][half]) = Self::levels(*n);
+        _mm512_cvtph_ps(_mm512_castsi512_si256(words))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,f16c")]
+    unsafe fn block<S: Sixteen>(rows: S) -> [__m512i; 8] {
+        // SAFETY: the caller's word: 16 bytes of nibbles follow a scale.
+        let [a, b, c, d] = unsafe { transposed(rows.at(2)) };
+        let (a, e) = Self::levels(a);
+        let (b, f) = Self::levels(b);
+        let (c, g) = Self::levels(c);
+        let (d, h) = Self::levels(d);
+        [a, b, c, d, e, f, g, h]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,f16c")]
+    unsafe fn scales<S: Sixteen>(rows: S) -> [__m512; 4] {
+        let index = _mm512_set1_epi64(27 << 48 | 18 << 32 | 9 << 16);
+        let zero = _mm512_setzero_si512();
+        let mut eight = [zero; 2];
+        for r in 0..16 {
+            // SAFETY: 64 bytes can be read, by the caller's word.
+            let row = unsafe { _mm512_loadu_si512(rows.row(r).cast()) };
+            let words = &mut eight[r / 8];
+            *words = _mm512_mask_permutexvar_epi16(*words, 0xf << (4 * (r % 8)), index, row);
         }
+        // From four words of every row to those of each block.
+        let first = _mm512_castsi256_si512(_mm256_setr_epi16(
+            0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60,
+        ));
+        let mut scales = [_mm512_setzero_ps(); 4];
+        for (b, scales) in scales.iter_mut().enumerate() {
+            let index = _mm512_add_epi16(first, _mm512_set1_epi16(b as i16));
+            let words = _mm512_permutex2var_epi16(eight[0], index, eight[1]);
+            *scales = _mm512_cvtph_ps(_mm512_castsi512_si256(words));
+        }
+        scales
     }
 }
 
@@ -200,98 +150,76 @@ impl<const L: bool> Codes for FourBit<L> {
 pub struct EightBit;
 
 impl EightBit {
-    /// One half of each of four 34-byte blocks, as unsigned bytes.
+    /// One half of each of four blocks.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn half(p: *const u8) -> __m512i {
         // SAFETY: the caller's word: `p` points 2 or 18 bytes into four blocks.
-        unsafe {
+        let half = unsafe {
             let load = |block: usize| _mm_loadu_si128(p.add(34 * block).cast());
-            let x = _mm512_castsi128_si512(load(0));
-            let x = _mm512_inserti32x4::<1>(x, load(1));
-            let x = _mm512_inserti32x4::<2>(x, load(2));
-            let x = _mm512_inserti32x4::<3>(x, load(3));
-            _mm512_xor_si512(x, _mm512_set1_epi8(-128))
-        }
+            let half = _mm512_castsi128_si512(load(0));
+            let half = _mm512_inserti32x4::<1>(half, load(1));
+            let half = _mm512_inserti32x4::<2>(half, load(2));
+            _mm512_inserti32x4::<3>(half, load(3))
+        };
+        unsigned(half)
     }
 }
 
-impl Codes for EightBit {
-    const UNIT_BYTES: usize = 4 * 34;
+/// Signed bytes plus 128.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unsigned(x: __m512i) -> __m512i {
+    _mm512_xor_si512(x, _mm512_set1_epi8(-128))
+}
+
+impl Blocks for EightBit {
+    const BYTES: usize = 34;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn codes(p: *const u8, _: usize) -> (__m512i, __m512i) {
+    unsafe fn record(p: *const u8) -> (__m512i, __m512i) {
         // SAFETY: 136 bytes can be read, by the caller's word.
         unsafe { (Self::half(p.add(2)), Self::half(p.add(18))) }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-    unsafe fn scales(p: *const u8, _: usize) -> __m256 {
-        // SAFETY: as above.
-        let scale =
-            |block: usize| i32::from(unsafe { p.add(34 * block).cast::<u16>().read_unaligned() });
-        let scales = _mm_set_epi32(0, 0, scale(2) | scale(3) << 16, scale(0) | scale(1) << 16);
-        _mm256_zextps128_ps256(_mm_cvtph_ps(scales))
+    unsafe fn scales_of_four(rows: [*const u8; 4]) -> __m512 {
+        let mut words = [0; 4];
+        for (b, words) in words.iter_mut().enumerate() {
+            // SAFETY: 136 bytes of each row can be read, by the caller's word.
+            *words = unsafe { four_words([0, 1, 2, 3].map(|r| rows[r].wrapping_add(34 * b))) };
+        }
+        halves(words)
     }
-}
 
-/// Transposes 16 rows of 16 lanes of 32 bits.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub fn transpose(x: &mut [__m512i; 16]) {
-    let mut y = *x;
-    for i in 0..8 {
-        y[2 * i] = _mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
-        y[2 * i + 1] = _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn block<S: Sixteen>(rows: S) -> [__m512i; 8] {
+        // SAFETY: the caller's word: 32 bytes follow a scale.
+        let ([a, b, c, d], [e, f, g, h]) =
+            unsafe { (transposed(rows.at(2)), transposed(rows.at(18))) };
+        let mut weights = [a, b, c, d, e, f, g, h];
+        for w in &mut weights {
+            *w = unsigned(*w);
+        }
+        weights
     }
-    for i in 0..4 {
-        let (a, b, c, d) = (y[4 * i], y[4 * i + 1], y[4 * i + 2], y[4 * i + 3]);
-        x[4 * i] = _mm512_unpacklo_epi64(a, c);
-        x[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
-        x[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
-        x[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
-    }
-    // Lane group j of x[4i + c] now holds column 4j + c of rows 4i to 4i + 3.
-    for c in 0..4 {
-        let (a, b, d, e) = (x[c], x[4 + c], x[8 + c], x[12 + c]);
-        let low = _mm512_shuffle_i32x4::<0x44>(a, b);
-        let high = _mm512_shuffle_i32x4::<0xee>(a, b);
-        let low2 = _mm512_shuffle_i32x4::<0x44>(d, e);
-        let high2 = _mm512_shuffle_i32x4::<0xee>(d, e);
-        y[c] = _mm512_shuffle_i32x4::<0x88>(low, low2);
-        y[4 + c] = _mm512_shuffle_i32x4::<0xdd>(low, low2);
-        y[8 + c] = _mm512_shuffle_i32x4::<0x88>(high, high2);
-        y[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high, high2);
-    }
-    *x = y;
-}
 
-/// Four lanes of each of 16 rows to 16 rows' lane of each kind.
-#[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
-pub fn transpose_four(rows: &[__m128; 16]) -> [__m512; 4] {
-    let four = |i: usize| {
-        let x = _mm512_castps128_ps512(rows[i]);
-        let x = _mm512_insertf32x4::<1>(x, rows[i + 4]);
-        let x = _mm512_insertf32x4::<2>(x, rows[i + 8]);
-        _mm512_insertf32x4::<3>(x, rows[i + 12])
-    };
-    let (a, b, c, d) = (four(0), four(1), four(2), four(3));
-    let (ab0, ab1) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let (cd0, cd1) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    [
-        _mm512_shuffle_ps::<0x44>(ab0, cd0),
-        _mm512_shuffle_ps::<0xee>(ab0, cd0),
-        _mm512_shuffle_ps::<0x44>(ab1, cd1),
-        _mm512_shuffle_ps::<0xee>(ab1, cd1),
-    ]
-}
-
-/// A number of 16 bits.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
-pub fn number(half: u16) -> f32 {
-    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half.into())))
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+    unsafe fn scales<S: Sixteen>(rows: S) -> [__m512; 4] {
+        let mut scales = [_mm512_setzero_ps(); 4];
+        for (b, scales) in scales.iter_mut().enumerate() {
+            let here = rows.at(34 * b);
+            let mut words = [0; 4];
+            for (i, words) in words.iter_mut().enumerate() {
+                // SAFETY: a scale begins each block, by the caller's word.
+                *words = unsafe { four_words([0, 1, 2, 3].map(|r| here.row(4 * i + r))) };
+            }
+            *scales = halves(words);
+        }
+        scales
+    }
 }

@@ -3,10 +3,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::codes::{Codes, number};
 use super::planes::Expand;
+use super::units::{Codes, RECORDS, number};
+use super::{lanes, quads};
 use crate::kernels::few::{self, Few, Strip};
-use crate::kernels::format::with_codes;
+use crate::kernels::format::{with_blocks, with_k_quants};
 use crate::kernels::levels::Levels;
 use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows, Scaling};
 
@@ -16,7 +17,17 @@ use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows, Scaling};
 /// As there.
 pub unsafe fn dot(rows: &Rows, range: Range<usize>, columns: &[*const Record], out: &mut [f32]) {
     // SAFETY: the caller's word.
-    unsafe { few::dot::<Wide>(rows, range, columns, out) }
+    unsafe {
+        match rows.format {
+            Format::Iq4Nl | Format::Q4_0 if columns.len() > quads::COLUMNS_OF_4_BITS => {
+                lanes::dot(rows, range, columns, out);
+            }
+            Format::Q8_0 if columns.len() > quads::COLUMNS_OF_8_BITS => {
+                lanes::dot(rows, range, columns, out);
+            }
+            _ => few::dot::<Wide>(rows, range, columns, out),
+        }
+    }
 }
 
 struct Wide;
@@ -31,13 +42,14 @@ impl Few for Wide {
     ) -> [[f32; R]; C] {
         // SAFETY: the caller's word.
         unsafe {
-            with_codes!(avx512, format, F => {
-                if F::ONE_SCALE {
-                    units::<F, R, C>(strip, columns)
-                } else {
-                    coded::<F, R, C>(strip, columns)
-                }
-            }, [[0.0; R]; C])
+            with_blocks!(avx512, format, F => quads::multiply::<F, R, C>(strip, columns),
+                with_k_quants!(avx512, format, F => {
+                    if F::ONE_SCALE {
+                        units::<F, R, C>(strip, columns)
+                    } else {
+                        coded::<F, R, C>(strip, columns)
+                    }
+                }, [[0.0; R]; C]))
         }
     }
 
@@ -130,13 +142,13 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
     let mut sums = [[_mm512_setzero_ps(); C]; R];
     // Four lanes per column, one per block.
     let mut minimums = [_mm512_setzero_ps(); R];
-    for unit in 0..strip.n_records / F::RECORDS {
-        for i in 0..F::RECORDS {
-            let k = F::RECORDS * unit + i;
+    for unit in 0..strip.n_records / RECORDS {
+        for i in 0..RECORDS {
+            let k = RECORDS * unit + i;
             // SAFETY: the caller's word: record `k` of every row and column is there.
             let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
             let loaded = Loaded::new(&x);
-            strip.ask(k, F::UNIT_BYTES / F::RECORDS);
+            strip.ask(k, F::UNIT_BYTES / RECORDS);
             let mut totals = _mm512_setzero_ps();
             let mut low_init = [_mm512_setzero_si512(); C];
             for c in 0..C {

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::{Codes, number, transpose, transpose_four};
+use super::units::{Codes, number, transpose, transpose_four};
 use crate::kernels::Scaling;
 use crate::kernels::k_quants::{four_or_five, six};
 use crate::kernels::panel::{SCALES, STEPS, step};
@@ -41,7 +41,6 @@ impl<const FIVE: bool> FourOrFive<FIVE> {
 
 impl<const FIVE: bool> Codes for FourOrFive<FIVE> {
     const UNIT_BYTES: usize = four_or_five::codes(FIVE) + 128;
-    const RECORDS: usize = 2;
     const SCALING: Scaling = Scaling::Minimums;
 
     #[inline]
@@ -155,7 +154,6 @@ pub struct Six;
 
 impl Codes for Six {
     const UNIT_BYTES: usize = six::BYTES;
-    const RECORDS: usize = 2;
     const SCALING: Scaling = Scaling::Halves;
 
     /// The numbers come times 4: less 32 is then less 128.

@@ -6,11 +6,15 @@ mod attention;
 mod codes;
 mod dot;
 mod k_quants;
+mod lanes;
 mod panel;
 mod planes;
 mod prepare;
 mod products;
+mod quads;
+mod sixteen;
 mod tile;
+mod units;
 
 pub use attention::ATTENTION;
 
@@ -32,6 +36,7 @@ pub static ISA: Isa = Isa {
         Format::Q5K,
         Format::Q6K,
     ],
+    some_dozens: &[Format::Iq4Nl, Format::Q4_0, Format::Q8_0],
     order: Order::Straight,
     panel_rows: tile::PANEL_ROWS,
     tile_columns: tile::TILE_COLUMNS,

@@ -2,13 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::{Codes, number, transpose};
+use super::codes::Blocks;
 use super::planes::Expand;
+use super::sixteen::Anywhere;
 use super::tile::{self, PANEL_ROWS, Scales};
+use super::units::{Codes, RECORDS, number, transpose};
 use crate::kernels::few::rests;
-use crate::kernels::format::with_codes;
+use crate::kernels::format::{with_blocks, with_k_quants};
 use crate::kernels::levels::Levels;
-use crate::kernels::panel::{Ahead, Panel};
+use crate::kernels::panel::{Ahead, Panel, SCALES, STEPS};
 use crate::kernels::{RECORD_WEIGHTS, Rows};
 
 /// Takes records `first ..` of rows `row ..`, as many as fit and are there. Rows past the end repeat the last one.
@@ -28,11 +30,9 @@ pub unsafe fn unpack(panel: &mut Panel, rows: &Rows, row: usize, first: usize) {
         };
         // SAFETY: the caller's word.
         unsafe {
-            with_codes!(
-                avx512, rows.format,
-                F => blocks::<F>(panel, &part, &mut ahead),
-                planes(panel, &Levels::new(rows), &part, &mut ahead)
-            );
+            with_blocks!(avx512, rows.format, F => blocks::<F>(panel, &part, &mut ahead),
+                with_k_quants!(avx512, rows.format, F => units::<F>(panel, &part, &mut ahead),
+                    planes(panel, &Levels::new(rows), &part, &mut ahead)));
         }
     }
 }
@@ -46,7 +46,7 @@ struct Part {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
-unsafe fn blocks<F: Codes>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
+unsafe fn blocks<F: Blocks>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
     let Part {
         ref rows,
         half,
@@ -57,22 +57,67 @@ unsafe fn blocks<F: Codes>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
     // SAFETY: arrays of registers.
     let (all_codes, all_scales): (&mut tile::Codes, &mut Scales) = unsafe { panel.parts_mut() };
     for k in 0..n_records {
-        let (unit, i) = ((first + k) / F::RECORDS, (first + k) % F::RECORDS);
         let left = width - (first + k) * RECORD_WEIGHTS;
-        let (codes, scales) = (&mut all_codes[k], &mut all_scales[k]);
         ahead.go_on();
-        // SAFETY: the caller's word; what is left of a record is copied to where a whole one can be read.
+        // SAFETY: the caller's word: so many weights of each row are there.
+        let rests = (left < RECORD_WEIGHTS).then(|| unsafe { rests(rows, width, F::BYTES) });
+        let rests = rests.flatten().unwrap_or([[0; _]; 16]);
+        let (here, at) = if left >= RECORD_WEIGHTS {
+            (*rows, 4 * (first + k) * F::BYTES)
+        } else {
+            (std::array::from_fn(|r| rests[r].as_ptr()), 0)
+        };
+        // SAFETY: as above; what is left of a record was copied to where a whole one can be read.
+        unsafe { record::<F>(&here, at, half, &mut all_codes[k], &mut all_scales[k]) };
+    }
+}
+
+/// Unpacks the record `at` bytes into 16 rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
+unsafe fn record<F: Blocks>(
+    rows: &[*const u8; 16],
+    at: usize,
+    half: usize,
+    codes: &mut [[__m512i; 2]; STEPS],
+    scales: &mut [[__m512; 2]; SCALES],
+) {
+    for b in 0..4 {
+        let at = at + b * F::BYTES;
+        // SAFETY: the caller's word.
+        let weights = unsafe { F::block(Anywhere { rows, at }) };
+        let (first, second) = weights.split_at(4);
+        for i in 0..4 {
+            codes[4 * b + i][half] = first[i];
+            codes[16 + 4 * b + i][half] = second[i];
+        }
+    }
+    // SAFETY: as above.
+    let of_blocks = unsafe { F::scales(Anywhere { rows, at }) };
+    for (to, scale) in scales.iter_mut().zip(of_blocks) {
+        to[half] = scale;
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,f16c,fma")]
+unsafe fn units<F: Codes>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
+    let Part {
+        ref rows,
+        half,
+        first,
+        ..
+    } = *part;
+    let n_records = panel.n_records;
+    // SAFETY: arrays of registers.
+    let (all_codes, all_scales): (&mut tile::Codes, &mut Scales) = unsafe { panel.parts_mut() };
+    for k in 0..n_records {
+        let (unit, i) = ((first + k) / RECORDS, (first + k) % RECORDS);
+        let here = rows.map(|row| row.wrapping_add(unit * F::UNIT_BYTES));
+        ahead.go_on();
+        // SAFETY: the caller's word: rows are of whole units.
         unsafe {
-            if left >= RECORD_WEIGHTS {
-                let here = rows.map(|row| row.wrapping_add(unit * F::UNIT_BYTES));
-                F::codes16(&here, i, half, codes);
-                F::scales16(&here, i, half, scales);
-            } else {
-                let rests = rests(rows, width, F::UNIT_BYTES / 4).unwrap_or([[0; _]; _]);
-                let here = std::array::from_fn(|r| rests[r].as_ptr());
-                F::codes16(&here, 0, half, codes);
-                F::scales16(&here, 0, half, scales);
-            }
+            F::codes16(&here, i, half, &mut all_codes[k]);
+            F::scales16(&here, i, half, &mut all_scales[k]);
         }
     }
 }

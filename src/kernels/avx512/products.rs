@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::codes::{Codes, number, transpose_four};
+use super::units::{Codes, number, transpose_four};
 use crate::kernels::Scaling;
 use crate::kernels::k_quants::{three, two};
 use crate::kernels::panel::{SCALES, STEPS};
@@ -31,7 +31,6 @@ pub struct Two;
 
 impl Codes for Two {
     const UNIT_BYTES: usize = two::BYTES;
-    const RECORDS: usize = 2;
     const SCALING: Scaling = Scaling::HalfMinimums;
     const ONE_SCALE: bool = true;
 
@@ -144,7 +143,6 @@ pub struct Three;
 
 impl Codes for Three {
     const UNIT_BYTES: usize = three::BYTES;
-    const RECORDS: usize = 2;
     const ONE_SCALE: bool = true;
 
     #[inline]

@@ -26,6 +26,7 @@ pub static DOT: Isa = Isa {
     name: "NEON with dot product",
     available: has_dot,
     formats: &Format::ALL,
+    some_dozens: &[],
     order: Order::ByBit,
     panel_rows: tile::PANEL_ROWS,
     tile_columns: tile::TILE_COLUMNS,
