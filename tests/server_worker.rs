@@ -11,7 +11,7 @@ use oxling::engine::EngineConfig;
 use oxling::engine::sampling::{Constraint, SamplingParams};
 use oxling::engine::speculation::{DraftType, SpeculationParams};
 use oxling::server::protocol::{
-    Command, Embed, EngineState, Event, Generate, RequestError, StopReason,
+    Command, Embed, EngineState, Event, Generate, RequestError, StopReason, TokenEvent,
 };
 use oxling::server::worker::{EngineHandle, Loader, WorkerConfig, spawn};
 use server::{STORY, SYSTEM, Server, TURN, chat, config, human, request};
@@ -83,6 +83,39 @@ fn eight_at_once_say_what_each_says_alone() {
         ..SamplingParams::default()
     };
     alone_and_together(eight_slots(SpeculationParams::default()), &drawn);
+}
+
+/// What is asked for as exact has the bits it has alone even while prompts of others are computed.
+#[test]
+fn exact_answers_do_not_feel_the_prompts_of_others() {
+    let server = Server::start(config());
+    let greedy = request(vec![0], 0).sampling;
+    let ask = || Generate {
+        logprobs: Some(1),
+        cache_prompt: false,
+        sampling: SamplingParams {
+            ignore_eos: true,
+            ..greedy.clone()
+        },
+        ..request(server.tokens(STORY), 96)
+    };
+    let bits = |answer: &server::Answer| -> Vec<(u32, u32)> {
+        let chosen = |t: &TokenEvent| t.logprobs.as_ref().expect("asked").chosen.logprob;
+        let tokens = answer.tokens.iter();
+        tokens.map(|t| (t.token, chosen(t).to_bits())).collect()
+    };
+    let alone = bits(&server.answer(ask()));
+    let mut stream = server.ask(ask());
+    while !matches!(stream.next(), Some(Event::Token(_))) {}
+    let others: Vec<_> = (1..4)
+        .map(|n| server.ask(request(server.tokens(&STORY.repeat(n)), 24)))
+        .collect();
+    let beside = bits(&stream.wait());
+    assert_eq!(alone[1..], beside[..], "the first token was heard before");
+    for other in others {
+        assert!(other.wait().failed.is_none());
+    }
+    server.stop();
 }
 
 #[test]

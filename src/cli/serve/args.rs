@@ -99,7 +99,8 @@ pub struct HttpArgs {
     /// Prompt tokens computed at once while others generate: less makes their streams smoother, more is faster [as -ub].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = "OXLING_ARG_PREFILL_BUDGET")]
     pub prefill_budget: Option<u32>,
-    /// Compute answers side by side as if each were alone, to the bit, where the devices can; slower with many slots.
+    /// Compute answers side by side as if each were alone, to the bit, where the devices can: prompts one at a time and in
+    /// steps of their own. Slower with many slots. A prompt that goes on from a kept prefix may round otherwise.
     #[arg(long, action = ArgAction::SetTrue, value_parser = switch, env = "OXLING_ARG_EXACT")]
     pub exact: bool,
     /// Memory for prefixes that are kept, in MiB; -1 for no limit, 0 for none [-cram].

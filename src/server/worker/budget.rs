@@ -62,6 +62,11 @@ impl Budget {
         }
     }
 
+    /// Prompt tokens of a step that always has as many.
+    pub fn constant(&self) -> usize {
+        self.fixed.unwrap_or(self.most)
+    }
+
     /// Prompt tokens of the next step, for which streams can wait this long.
     pub fn tokens(&self, load: Load, time: Duration) -> usize {
         if let Some(fixed) = self.fixed {

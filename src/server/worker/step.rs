@@ -99,6 +99,8 @@ impl Worker {
     fn chunks(&mut self, load: Load, time: Duration) -> Vec<Chunk> {
         let room = (self.engine.config().n_ubatch as usize).saturating_sub(load.streams);
         let budget = match load.streams {
+            // Where a prompt is cut decides how its numbers are rounded: always alike.
+            _ if self.exact => self.budget.constant(),
             0 => room,
             _ if self.embeds_now() => 0,
             _ => self.budget.tokens(load, time).min(room.max(1)),
@@ -116,6 +118,9 @@ impl Worker {
                     end: prompt.stops.first().copied().unwrap_or(len),
                 });
             }
+        }
+        if self.exact {
+            chunks.truncate(1);
         }
         let wants: Vec<usize> = chunks.iter().map(|c| c.end - c.start).collect();
         let shares = shares(budget, &wants, self.turn);
@@ -163,17 +168,22 @@ impl Worker {
             return Ok(0);
         }
         let n_sequences = work.len();
-        let exact = prompts.is_empty() && (guesses || self.exact);
-        let output = if exact {
-            self.engine.step_exact(&work)?
+        let (output, of_prompts) = if self.exact && n_lanes > 0 && !prompts.is_empty() {
+            let lanes = self.engine.step_exact(&work[..n_lanes])?;
+            (lanes, Some(self.engine.step(&work[n_lanes..], false)?))
+        } else if prompts.is_empty() && (guesses || self.exact) {
+            (self.engine.step_exact(&work)?, None)
         } else {
-            self.engine.step(&work, false)?
+            (self.engine.step(&work, false)?, None)
         };
         drop(work);
         for (i, (chunk, timeline)) in prompts.into_iter().enumerate() {
             let prompt = self.jobs[&chunk.job].request.prompt.as_slice();
             let last = chunk.len() as u32 - 1;
-            let logits = output.logits(n_lanes + i, last);
+            let logits = match &of_prompts {
+                Some(prompts) => prompts.logits(i, last),
+                None => output.logits(n_lanes + i, last),
+            };
             timeline.extend(&prompt[chunk.start..chunk.end], logits);
         }
         let mut failed = Vec::new();
