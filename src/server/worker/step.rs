@@ -99,10 +99,10 @@ impl Worker {
     fn chunks(&mut self, load: Load, time: Duration) -> Vec<Chunk> {
         let room = (self.engine.config().n_ubatch as usize).saturating_sub(load.streams);
         let budget = match load.streams {
+            0 if !self.exact => room,
+            1.. if self.embeds_now() => 0,
             // Where a prompt is cut decides how its numbers are rounded: always alike.
             _ if self.exact => self.budget.constant(),
-            0 => room,
-            _ if self.embeds_now() => 0,
             _ => self.budget.tokens(load, time).min(room.max(1)),
         };
         let mut chunks = Vec::new();
@@ -359,7 +359,7 @@ mod tests {
             queue: 4,
             prefill_budget: None,
             cache_ram: 1 << 24,
-            exact: true,
+            exact: false,
         };
         let status = Arc::new(Status::default());
         Worker::new(&model.expect("loads"), config, &status).expect("starts")
