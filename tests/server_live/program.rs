@@ -12,31 +12,9 @@ fn the_program_serves_and_ends_when_it_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys");
     std::fs::write(&keys, "# of nobody\n\nsecret\n").unwrap();
-    let mut program = Command::new(env!("CARGO_BIN_EXE_oxling"))
-        .args(["serve", "--port", "0", "-np", "1", "-c", "512", "-t", "1"])
-        .args([
-            "--log-format",
-            "json",
-            "--api-prefix",
-            "llm",
-            "--api-key-file",
-        ])
-        .arg(&keys)
-        .env_remove("OXLING_LOG")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(program.stderr.take().unwrap()).lines();
-    let address = loop {
-        let line = lines.next().expect("an address").unwrap();
-        if let Some((_, rest)) = line.split_once("http://") {
-            break rest.trim_end_matches("/llm").parse().unwrap();
-        }
-    };
-    let client = Client::new(address);
-    while client.get("/llm/health").status == 503 {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    let keys = keys.to_str().unwrap();
+    let (mut program, client, lines) =
+        started("/llm", &["--log-format", "json", "--api-key-file", keys]);
     assert_eq!(client.get("/llm/v1/models").status, 401);
     assert_eq!(client.get("/llm/").status, 200);
     let body = json!({ "prompt": "The capital of France is", "n_predict": 4 });
@@ -75,11 +53,11 @@ fn the_program_serves_and_ends_when_it_is_told() {
     assert!(!lines.iter().any(|line| line.to_string().contains("secret")));
 }
 
-/// A server, its address, and the rest of what it says.
-#[cfg(unix)]
-fn started(flags: &[&str]) -> (Child, Client, Lines<BufReader<ChildStderr>>) {
+/// A server below a path, its address, and the rest of what it says.
+fn started(prefix: &str, flags: &[&str]) -> (Child, Client, Lines<BufReader<ChildStderr>>) {
     let mut program = Command::new(env!("CARGO_BIN_EXE_oxling"))
         .args(["serve", "--port", "0", "-np", "1", "-c", "4096", "-t", "1"])
+        .args(["--api-prefix", prefix])
         .args(flags)
         .env_remove("OXLING_LOG")
         .stderr(Stdio::piped())
@@ -89,11 +67,11 @@ fn started(flags: &[&str]) -> (Child, Client, Lines<BufReader<ChildStderr>>) {
     let address = loop {
         let line = lines.next().expect("an address").unwrap();
         if let Some((_, rest)) = line.split_once("http://") {
-            break rest.parse().unwrap();
+            break rest.strip_suffix(prefix).unwrap().parse().unwrap();
         }
     };
     let client = Client::new(address);
-    while client.get("/health").status == 503 {
+    while client.get(&format!("{prefix}/health")).status == 503 {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     (program, client, lines)
@@ -103,7 +81,7 @@ fn started(flags: &[&str]) -> (Child, Client, Lines<BufReader<ChildStderr>>) {
 #[test]
 fn the_second_signal_ends_the_program_at_once() {
     for (second, code) in [("-TERM", 143), ("-INT", 130)] {
-        let (mut program, client, mut lines) = started(&["--shutdown-timeout", "600"]);
+        let (mut program, client, mut lines) = started("", &["--shutdown-timeout", "600"]);
         let body = json!({ "prompt": "x", "ignore_eos": true, "stream": true });
         let body = body.to_string();
         let mut stream = client.open("POST", "/completion", body.as_bytes());
@@ -125,7 +103,7 @@ fn the_second_signal_ends_the_program_at_once() {
 #[cfg(unix)]
 #[test]
 fn a_key_may_begin_with_a_dash() {
-    let (mut program, client, _lines) = started(&["--api-key", "-abc"]);
+    let (mut program, client, _lines) = started("", &["--api-key", "-abc"]);
     assert_eq!(client.get("/v1/models").status, 401);
     let known = client.with("x-api-key", "-abc");
     assert_eq!(known.get("/v1/models").status, 200);

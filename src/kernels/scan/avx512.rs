@@ -197,35 +197,32 @@ fn totals(x: &[__m512; LANES]) -> __m512 {
     let mut eights = [x[0]; 8];
     for (i, to) in eights.iter_mut().enumerate() {
         let first = i / 4 * 8 + i % 4;
-        let (x, y) = (x[first], x[first + 4]);
-        let (low, high) = (
-            _mm512_shuffle_f32x4::<0x44>(x, y),
-            _mm512_shuffle_f32x4::<0xee>(x, y),
-        );
-        *to = _mm512_add_ps(low, high);
+        *to = quarters::<0x44, 0xee>(x[first], x[first + 4]);
     }
     let mut fours = [x[0]; 4];
     for (i, to) in fours.iter_mut().enumerate() {
-        let (x, y) = (eights[i], eights[i + 4]);
-        let (even, odd) = (
-            _mm512_shuffle_f32x4::<0x88>(x, y),
-            _mm512_shuffle_f32x4::<0xdd>(x, y),
-        );
-        *to = _mm512_add_ps(even, odd);
+        *to = quarters::<0x88, 0xdd>(eights[i], eights[i + 4]);
     }
     let mut twos = [x[0]; 2];
     for (i, to) in twos.iter_mut().enumerate() {
-        let (x, y) = (fours[2 * i], fours[2 * i + 1]);
-        let (low, high) = (
-            _mm512_shuffle_ps::<0x44>(x, y),
-            _mm512_shuffle_ps::<0xee>(x, y),
-        );
-        *to = _mm512_add_ps(low, high);
+        *to = lanes::<0x44, 0xee>(fours[2 * i], fours[2 * i + 1]);
     }
-    let [x, y] = twos;
-    let (even, odd) = (
-        _mm512_shuffle_ps::<0x88>(x, y),
-        _mm512_shuffle_ps::<0xdd>(x, y),
-    );
-    _mm512_add_ps(even, odd)
+    lanes::<0x88, 0xdd>(twos[0], twos[1])
+}
+
+/// Adds two choices among the quarters of both registers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn quarters<const A: i32, const B: i32>(x: __m512, y: __m512) -> __m512 {
+    _mm512_add_ps(
+        _mm512_shuffle_f32x4::<A>(x, y),
+        _mm512_shuffle_f32x4::<B>(x, y),
+    )
+}
+
+/// Adds two choices among the lanes of each quarter.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn lanes<const A: i32, const B: i32>(x: __m512, y: __m512) -> __m512 {
+    _mm512_add_ps(_mm512_shuffle_ps::<A>(x, y), _mm512_shuffle_ps::<B>(x, y))
 }
