@@ -9,8 +9,8 @@ use super::ops::{contiguous, dense_rows, ensure, is};
 use super::products::{Raw, is_host, share};
 use super::{DType, GraphError};
 use crate::kernels::attention::{
-    self, Attention, BLOCK_ROWS, CHUNK, Kernel, Stored, Vectors, Way, attend, attend_parts,
-    join_parts,
+    self, Attention, BLOCK_ROWS, CHUNK, Kernel, Latents, Stored, Vectors, Way, attend,
+    attend_parts, join_parts,
 };
 use crate::kernels::{FEW_COLUMNS, Rounding, Share};
 
@@ -75,6 +75,83 @@ impl<'g> Builder<'g> {
         self.node("ATTENTION_JOIN", out, &mut sources, join_node, info)
     }
 
+    /// Whether our kernel can make keys and values of these rows' latents: their type and place, and widths that are
+    /// multiples of 16. `k {key, latent, heads}` and `v {latent, value, heads}` are weights.
+    pub fn can_attend_latents(&self, rows: Tensor<'g>, k: Tensor<'g>, v: Tensor<'g>) -> bool {
+        let (row, [key, latent, ..], [_, value, ..]) = (rows.ne()[0], k.ne(), v.ne());
+        self.can_attend(rows, rows)
+            && [k, v].into_iter().all(|w| is_host(w) && contiguous(w))
+            && [row, key, latent, value].iter().all(|n| n % 16 == 0)
+    }
+
+    /// Attention over latents: row `r` gives head `h` the key `k[h] latent | end` and the value `v[h] latent`. Gives
+    /// `{value, heads, tokens, sequences}`.
+    ///
+    /// `q {key + end, tokens, heads, sequences}` is F32; `rows {latent + end, rows, 1, sequences}` and the weights are as
+    /// [`Self::can_attend_latents`] takes them; `mask` and `scale` are those of [`Self::attend`]. Keys and values are made
+    /// for every row: that pays from some hundreds of tokens on.
+    pub fn attend_latents(
+        &self,
+        q: Tensor<'g>,
+        rows: Tensor<'g>,
+        (k, v): (Tensor<'g>, Tensor<'g>),
+        mask: Tensor<'g>,
+        scale: f32,
+    ) -> Result<Tensor<'g>> {
+        self.ensure_attends_latents(q, rows, (k, v))?;
+        self.ensure_mask(q, rows, mask)?;
+        let (k, v) = (self.decoded(k)?, self.decoded(v)?);
+        let [_, tokens, heads, seqs] = q.ne();
+        let out = (DType::F32, [v.ne()[1], heads, tokens, seqs]);
+        let way = Way::Across;
+        let info = Info { scale, way }.number();
+        let mut sources = [q, rows, rows, mask, k, v].map(|t| t.raw.as_ptr());
+        self.node("ATTENTION_LATENTS", out, &mut sources, latents_node, info)
+    }
+
+    fn ensure_attends_latents(
+        &self,
+        q: Tensor<'g>,
+        rows: Tensor<'g>,
+        (k, v): (Tensor<'g>, Tensor<'g>),
+    ) -> Result<()> {
+        let (a, row) = (q.ne(), rows.ne());
+        let ([key, latent, heads, one], values) = (k.ne(), v.ne());
+        ensure(
+            a.iter().chain(&row).chain(&values).all(|n| *n > 0)
+                && row[0] >= latent
+                && a[0] == key + row[0] - latent
+                && (a[2], row[2], one) == (heads, 1, 1)
+                && (values[0], values[2], values[3]) == (latent, heads, 1)
+                && a[3] == row[3],
+            "attend_latents",
+            "q, rows and matrices agree in widths, heads and sequences",
+            &[q, rows, k, v],
+        )?;
+        ensure(
+            self.can_attend_latents(rows, k, v) && is(q, DType::F32) && dense_rows(q),
+            "attend_latents",
+            "q is F32 with dense rows, rows and matrices have a kernel",
+            &[q, rows, k, v],
+        )?;
+        ensure(
+            dense_rows(rows),
+            "attend_latents",
+            "rows are dense",
+            &[rows],
+        )
+    }
+
+    fn ensure_mask(&self, q: Tensor<'g>, k: Tensor<'g>, mask: Tensor<'g>) -> Result<()> {
+        let (a, b) = (q.ne(), k.ne());
+        ensure(
+            is(mask, DType::F16) && contiguous(mask) && mask.ne() == [b[1], a[1], 1, a[3]],
+            "attend",
+            "the mask is F16 and covers the scores",
+            &[q, k, mask],
+        )
+    }
+
     fn ensure_attends(
         &self,
         q: Tensor<'g>,
@@ -99,12 +176,7 @@ impl<'g> Builder<'g> {
             "q is F32, k and v have a kernel, rows are dense",
             &[q, k, v],
         )?;
-        ensure(
-            is(mask, DType::F16) && contiguous(mask) && mask.ne() == [b[1], a[1], 1, a[3]],
-            "attend",
-            "the mask is F16 and covers the scores",
-            &[q, k, mask],
-        )
+        self.ensure_mask(q, k, mask)
     }
 }
 
@@ -165,6 +237,7 @@ unsafe fn attention_of(sources: &[Raw], info: usize) -> Attention {
         n_seqs: q.ne[3] as usize,
         scale,
         way,
+        latents: None,
     }
 }
 
@@ -201,6 +274,31 @@ unsafe extern "C" fn whole_node(to: Raw, index: c_int, of: c_int, info: *mut c_v
     // SAFETY: ggml computes this node; its operands were checked when it was made, and each thread has its share.
     unsafe {
         if let Some((kernel, a, out, share)) = work(to, index, of, info) {
+            attend(kernel, &a, out, share);
+        }
+    }
+}
+
+unsafe extern "C" fn latents_node(to: Raw, index: c_int, of: c_int, info: *mut c_void) {
+    // SAFETY: as above; sources 4 and 5 are the matrices, decoded.
+    unsafe {
+        if let Some((kernel, a, out, share)) = work(to, index, of, info) {
+            let [k, v] = std::array::from_fn(|i| &*(*to).src[4 + i]);
+            let a = Attention {
+                k: Vectors { head: 0, ..a.k },
+                v: Vectors {
+                    width: v.ne[1] as usize,
+                    ..a.v
+                },
+                n_key_heads: a.n_heads,
+                latents: Some(Latents {
+                    k: k.data.cast_const().cast(),
+                    v: v.data.cast_const().cast(),
+                    width: k.ne[1] as usize,
+                    key: k.ne[0] as usize,
+                }),
+                ..a
+            };
             attend(kernel, &a, out, share);
         }
     }

@@ -617,6 +617,23 @@ impl<'g> Builder<'g> {
         self.call(1, || unsafe { sys::ggml_cont(self.ctx(), a.raw.as_ptr()) })
     }
 
+    /// The numbers of a contiguous operand in F32, unless they are that already.
+    pub fn decoded(&self, a: Tensor<'g>) -> Result<Tensor<'g>> {
+        if is(a, DType::F32) {
+            return Ok(a);
+        }
+        ensure(
+            contiguous(a) && usable_as_matrix(a.dtype()),
+            "decoded",
+            "the operand is contiguous and can be decoded",
+            &[a],
+        )?;
+        // SAFETY: operands checked.
+        self.call(1, || unsafe {
+            sys::ggml_cast(self.ctx(), a.raw.as_ptr(), sys::GGML_TYPE_F32)
+        })
+    }
+
     /// A contiguous copy, unless `a` is contiguous already.
     pub fn dense(&self, a: Tensor<'g>) -> Result<Tensor<'g>> {
         if contiguous(a) { Ok(a) } else { self.cont(a) }

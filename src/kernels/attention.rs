@@ -13,6 +13,7 @@
 mod across;
 mod along;
 mod kernel;
+mod latents;
 mod sums;
 mod table;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use std::ops::Range;
 use super::Share;
 use kernel::{Buffer, Chunk, Room};
 pub use kernel::{Kernel, all, best};
+pub use latents::Latents;
 pub(super) use vector::{Element, Vector, Work};
 
 /// Keys of a chunk.
@@ -116,6 +118,9 @@ pub struct Attention {
     pub scale: f32,
     /// How.
     pub way: Way,
+    /// What makes keys and values of rows that are latents; [`Way::Across`] then. All heads have the same rows, in `k`,
+    /// and of `v` only the width counts.
+    pub latents: Option<Latents>,
 }
 
 /// Up to [`BLOCK_ROWS`] queries of one sequence that look at the same keys. Row `i` is head `i % n` of token `i / n`, of
@@ -294,6 +299,8 @@ fn seen(mask: &[u16]) -> (Range<usize>, bool) {
 struct Scratch {
     /// Queries of the unit's blocks, as the kernel wants them.
     queries: Buffer,
+    /// Matrices of the unit's head.
+    matrices: Buffer,
     /// What a chunk gives.
     states: Vec<f32>,
     /// What all chunks so far gave.
@@ -328,6 +335,7 @@ unsafe fn whole(kernel: &Kernel, a: &Attention, blocks: &[Block], out: *mut f32)
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch {
             queries,
+            matrices,
             states,
             joined,
             sights,
@@ -342,6 +350,7 @@ unsafe fn whole(kernel: &Kernel, a: &Attention, blocks: &[Block], out: *mut f32)
         // SAFETY: the caller's word.
         unsafe {
             let queries = load_blocks(kernel, a, blocks, room, queries);
+            let matrices = load_matrices(kernel, a, blocks, matrices);
             for chunk in 0..a.n_chunks() {
                 let keys = a.keys(chunk);
                 sights.clear();
@@ -355,6 +364,7 @@ unsafe fn whole(kernel: &Kernel, a: &Attention, blocks: &[Block], out: *mut f32)
                     sights,
                     keys,
                     queries,
+                    matrices,
                 };
                 (kernel.chunk)(&chunk, room, states);
                 let each = joined.chunks_exact_mut(len).zip(states.chunks_exact(len));
@@ -385,6 +395,22 @@ unsafe fn load_blocks(
         // SAFETY: the caller's word; there is room for every block.
         unsafe { (kernel.load_queries)(a, block, room, to.add(i * len)) };
     }
+    to
+}
+
+/// The matrices of the head that some blocks belong to, if its rows are latents.
+unsafe fn load_matrices(
+    kernel: &Kernel,
+    a: &Attention,
+    blocks: &[Block],
+    matrices: &mut Buffer,
+) -> *const f32 {
+    let Some(l) = &a.latents else {
+        return std::ptr::null();
+    };
+    let to = matrices.room(latents::matrices_len(a, l));
+    // SAFETY: the caller's word; there is room.
+    unsafe { (kernel.load_matrices)(a, l, blocks[0].key_head, to) };
     to
 }
 
@@ -437,6 +463,7 @@ unsafe fn part(kernel: &Kernel, a: &Attention, blocks: &[Block], chunk: usize, s
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch {
             queries,
+            matrices,
             sights,
             room,
             ..
@@ -447,12 +474,14 @@ unsafe fn part(kernel: &Kernel, a: &Attention, blocks: &[Block], chunk: usize, s
             sights.extend(blocks.iter().map(|b| Sight::new(a, b, &keys)));
             if sights.iter().any(|s| !s.is_empty()) {
                 let queries = load_blocks(kernel, a, blocks, room, queries);
+                let matrices = load_matrices(kernel, a, blocks, matrices);
                 let chunk = Chunk {
                     a,
                     blocks,
                     sights,
                     keys,
                     queries,
+                    matrices,
                 };
                 (kernel.chunk)(&chunk, room, states);
             }
@@ -509,10 +538,13 @@ fn state_at(a: &Attention, bundle: usize, chunk: usize, block: usize) -> usize {
     ((bundle * a.n_chunks() + chunk) * a.n_blocks() + block) * a.state_len()
 }
 
-/// Blocks that go together: fewer if threads would wait.
+/// Blocks that go together: fewer if threads would wait. What is made of latents should serve many.
 fn blocks_per_unit(a: &Attention, others: usize, share: Share) -> usize {
-    let enough = 2 * share.of;
-    (a.n_blocks() * others / enough).clamp(1, UNIT_BLOCKS)
+    let (enough, most) = match a.latents {
+        None => (2 * share.of, UNIT_BLOCKS),
+        Some(_) => (share.of, a.n_blocks()),
+    };
+    (a.n_blocks() * others / enough).clamp(1, most)
 }
 
 fn unit_blocks(a: &Attention, bundle: usize, unit: usize, per_unit: usize) -> Vec<Block> {

@@ -2,6 +2,8 @@
 
 mod recurrence;
 
+use std::ops::Range;
+
 use half::f16;
 
 use super::loader::{WeightId, Weights};
@@ -79,6 +81,17 @@ pub enum Mask {
     Causal,
     /// As `Causal`, without the sequence's first row: the MTP head has no entry there.
     FromSecond,
+}
+
+/// Neighbouring groups of a step, and their tokens.
+#[derive(Debug, Clone)]
+pub struct Span {
+    groups: Range<usize>,
+    first: i64,
+    /// Tokens.
+    pub n_tokens: i64,
+    /// Which way they go.
+    pub long: bool,
 }
 
 /// Index inputs of one group.
@@ -394,7 +407,39 @@ impl<'g, 'a> Step<'g, 'a> {
         Ok(())
     }
 
-    /// Attention over stored rows.
+    /// Neighbouring groups that go one way, in order: `long` says which way a group of so many tokens goes.
+    pub fn spans(&self, long: impl Fn(u32) -> bool) -> Vec<Span> {
+        let mut spans: Vec<Span> = Vec::new();
+        for (i, group) in self.plan.groups.iter().enumerate() {
+            let n = i64::from(group.n_tokens) * group.seqs.len() as i64;
+            match spans.last_mut() {
+                Some(last) if last.long == long(group.n_tokens) => {
+                    last.groups.end = i + 1;
+                    last.n_tokens += n;
+                }
+                _ => spans.push(Span {
+                    groups: i..i + 1,
+                    first: i64::from(group.first_token),
+                    n_tokens: n,
+                    long: long(group.n_tokens),
+                }),
+            }
+        }
+        spans
+    }
+
+    /// The tokens of a span: of `x {a, b, tokens}` a view.
+    pub fn of_span(&self, x: Tensor<'g>, span: &Span) -> Result<Tensor<'g>> {
+        let ([a, b, n, _], nb) = (x.ne(), x.nb());
+        if n == span.n_tokens {
+            return Ok(x);
+        }
+        let offset = span.first as usize * nb[2];
+        self.g
+            .view(x, &[a, b, span.n_tokens], &[nb[1], nb[2]], offset)
+    }
+
+    /// Attention over stored rows, of all tokens.
     ///
     /// `q` has axes (width, token, head) with any strides, and a multiple of the keys' heads: neighbours share one.
     /// There are as many values as keys. Gives (value width, token, head).
@@ -407,53 +452,107 @@ impl<'g, 'a> Step<'g, 'a> {
         scale: f32,
         mask: Mask,
     ) -> Result<Tensor<'g>> {
+        let all = Span {
+            groups: 0..self.plan.groups.len(),
+            first: 0,
+            n_tokens: self.n_tokens(),
+            long: false,
+        };
+        self.attend_span(&all, q, (keys, values), scale, mask)
+    }
+
+    /// As [`Self::attend`], of a span's tokens, which are all that `q` has.
+    pub fn attend_span(
+        &self,
+        span: &Span,
+        q: Tensor<'g>,
+        (keys, values): (Heads<'_>, Heads<'_>),
+        scale: f32,
+        mask: Mask,
+    ) -> Result<Tensor<'g>> {
+        let (k, v) = (self.rows(keys.rows)?, self.rows(values.rows)?);
+        let own = self.kernels.own_attention && self.g.can_attend(k, v);
+        let fused = own || self.kernels.attention == AttentionKernel::Flash;
+        // Tokens are axis 2 of fused kernels' results and axis 1 of the others'.
+        let axis = if fused { 2 } else { 1 };
+        let all = self.by_run(span, q, mask, axis, |q, run, mask| {
+            let (k, v) = (self.heads(keys, run)?, self.heads(values, run)?);
+            if !fused {
+                return self.unfused(q, k, v, mask, scale);
+            }
+            self.tokens_on_one_axis(match own {
+                true => self.g.attend(q, k, v, mask, scale, self.rounding())?,
+                false => self.g.flash_attn(q, k, v, mask, scale)?,
+            })
+        })?;
+        match fused {
+            true => self.g.permute(all, [0, 2, 1, 3]),
+            false => Ok(all),
+        }
+    }
+
+    /// Whether [`Self::attend_latents`] can be asked for: our own kernel can, and no token must round as it does alone.
+    pub fn makes_keys(&self, rows: &str, (k, v): (WeightId, WeightId)) -> Result<bool> {
+        let (rows, k, v) = (self.rows(rows)?, self.weight(k)?, self.weight(v)?);
+        let can = || self.g.can_attend_latents(rows, k, v);
+        Ok(self.kernels.own_attention && !self.plan.kind.exact && can())
+    }
+
+    /// Attention of a span's tokens over rows of latents, from which keys and values of every head are made: see
+    /// [`Builder::attend_latents`]. `q` has axes (width, token, head). Gives `{value, heads, tokens}`.
+    pub fn attend_latents(
+        &self,
+        span: &Span,
+        q: Tensor<'g>,
+        rows: Heads<'_>,
+        (k, v): (WeightId, WeightId),
+        scale: f32,
+        mask: Mask,
+    ) -> Result<Tensor<'g>> {
+        let matrices = (self.weight(k)?, self.weight(v)?);
+        self.by_run(span, q, mask, 2, |q, run, mask| {
+            let rows = self.heads(rows, run)?;
+            let out = self.g.attend_latents(q, rows, matrices, mask, scale)?;
+            self.tokens_on_one_axis(out)
+        })
+    }
+
+    /// What `part(q, run, mask)` gives for each run of a span, with tokens on `axis`. A run's `q` has the axes (width,
+    /// token, head, sequence).
+    fn by_run(
+        &self,
+        span: &Span,
+        q: Tensor<'g>,
+        mask: Mask,
+        axis: usize,
+        part: impl Fn(Tensor<'g>, &Run, Tensor<'g>) -> Result<Tensor<'g>>,
+    ) -> Result<Tensor<'g>> {
         let mut parts: Option<Tensor<'g>> = None;
-        // Parts are contiguous; tokens are axis 2 of the fused kernels' and axis 1 of the other's.
-        let mut axis = 2;
-        for (group, inputs) in self.plan.groups.iter().zip(&self.groups) {
-            for (index, run) in group.runs.iter().enumerate() {
-                let mask = match mask {
-                    Mask::Causal => inputs.masks[index],
-                    Mask::FromSecond => inputs.mtp_masks[index],
-                };
-                let (t, s, heads) = (i64::from(group.n_tokens), i64::from(run.n_seqs), q.ne()[2]);
-                let first = group.first_token as usize + (run.first * group.n_tokens) as usize;
-                let nb = q.nb();
+        let groups = self.plan.groups.iter().zip(&self.groups);
+        for (group, inputs) in groups.take(span.groups.end).skip(span.groups.start) {
+            let masks = match mask {
+                Mask::Causal => &inputs.masks,
+                Mask::FromSecond => &inputs.mtp_masks,
+            };
+            for (run, mask) in group.runs.iter().zip(masks) {
+                let (t, nb) = (group.n_tokens as usize, q.nb());
+                let first = group.first_token as usize + run.first as usize * t;
                 let q = self.g.view(
                     q,
-                    &[q.ne()[0], t, heads, s],
-                    &[nb[1], nb[2], nb[1] * t as usize],
-                    first * nb[1],
+                    &[q.ne()[0], t as i64, q.ne()[2], i64::from(run.n_seqs)],
+                    &[nb[1], nb[2], nb[1] * t],
+                    (first - span.first as usize) * nb[1],
                 )?;
-                let (k, v) = (self.heads(keys, run)?, self.heads(values, run)?);
-                let own = self.kernels.own_attention && self.g.can_attend(k, v);
-                let part = match self.kernels.attention {
-                    _ if own => {
-                        let out = self.g.attend(q, k, v, mask, scale, self.rounding())?;
-                        self.tokens_on_one_axis(out)?
-                    }
-                    AttentionKernel::Flash => {
-                        self.tokens_on_one_axis(self.g.flash_attn(q, k, v, mask, scale)?)?
-                    }
-                    AttentionKernel::Unfused => {
-                        axis = 1;
-                        self.unfused(q, k, v, mask, scale)?
-                    }
-                };
+                let part = part(q, run, *mask)?;
                 parts = Some(match parts {
                     None => part,
                     Some(before) => self.g.concat(before, part, axis)?,
                 });
             }
         }
-        let all = parts.ok_or(GraphError::Alloc {
+        parts.ok_or(GraphError::Alloc {
             what: "attention over no tokens",
-        })?;
-        if axis == 2 {
-            self.g.permute(all, [0, 2, 1, 3])
-        } else {
-            Ok(all)
-        }
+        })
     }
 
     /// What a run looks at: (width, row, head, sequence).

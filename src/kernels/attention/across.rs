@@ -7,17 +7,17 @@ use std::ops::Range;
 use super::sums::weigh;
 use super::table::{Table, Weights};
 use super::vector::{Element, F32, Vector, Work, exp};
-use super::{Attention, BLOCK_ROWS, Block, CHUNK, Chunk, Room, along, around};
+use super::{Attention, BLOCK_ROWS, Block, CHUNK, Chunk, Room, Sight, along};
 
 /// Rows beyond a chunk that a tile of keys may touch. Odd, so that stripes lie apart in the caches.
 const BEYOND: usize = 9;
 /// Numbers from 16 decoded columns of a chunk to the next 16.
-const STRIPE: usize = (CHUNK + BEYOND) * 16;
+pub(super) const STRIPE: usize = (CHUNK + BEYOND) * 16;
 /// Numbers of a block's weights.
-const WEIGHTS: usize = (CHUNK + BEYOND) * BLOCK_ROWS;
+pub(super) const WEIGHTS: usize = (CHUNK + BEYOND) * BLOCK_ROWS;
 
 /// Rows of a group: two registers.
-const fn group<V: Vector>() -> usize {
+pub(super) const fn group<V: Vector>() -> usize {
     2 * V::LANES
 }
 
@@ -48,11 +48,12 @@ pub(super) unsafe fn load_queries<V: Vector>(
     }
 }
 
-struct Transpose {
-    from: *const f32,
-    width: usize,
-    all: usize,
-    to: *mut f32,
+/// `to[group][column][row]` of `from[row][column]`, for whole registers of rows and columns.
+pub(super) struct Transpose {
+    pub from: *const f32,
+    pub width: usize,
+    pub all: usize,
+    pub to: *mut f32,
 }
 
 impl Work for Transpose {
@@ -80,13 +81,9 @@ impl Work for Transpose {
 /// As [`super::Kernel::chunk`].
 pub(super) unsafe fn chunk<V: Vector, E: Element>(c: &Chunk, room: &mut Room, states: &mut [f32]) {
     let a = c.a;
-    let seen = c.sights.iter().fold(0..0, |all, s| around(&all, &s.range));
+    let seen = c.seen();
     let weights = room.weights.room(c.blocks.len() * WEIGHTS);
-    let weights = |i: usize| Weights {
-        data: weights.wrapping_add(i * WEIGHTS),
-        row: 1,
-        key: BLOCK_ROWS,
-    };
+    let weights = |i: usize| weights_at(weights.wrapping_add(i * WEIGHTS));
     let each = || {
         let each = c.blocks.iter().zip(c.sights).enumerate();
         each.filter(|(_, (_, sight))| !sight.range.is_empty())
@@ -97,20 +94,8 @@ pub(super) unsafe fn chunk<V: Vector, E: Element>(c: &Chunk, room: &mut Room, st
         let to = room.keys.room(decoded_len(a.k.width));
         let k = decode::<V, E>(&c.table(&a.k), &seen, to);
         for (i, (block, sight)) in each() {
-            let (weights, range) = (weights(i), &sight.range);
-            scores::<V>(&k, c.queries(i), block.n, range, &weights);
-            weights.add_mask(c, block, sight);
-            let (most, rest) = states[i * len..(i + 1) * len].split_at_mut(a.lanes());
-            // Lanes without a row, too.
-            most.fill(f32::NEG_INFINITY);
-            rest[..a.lanes()].fill(0.0);
-            let (most, sum) = (&mut most[..block.n], &mut rest[..block.n]);
-            V::run::<F32, _>(SoftMax {
-                range,
-                weights,
-                most,
-                sum,
-            });
+            let state = &mut states[i * len..(i + 1) * len];
+            weights_of::<V>(c, (block, sight), (&k, c.queries(i)), &weights(i), state);
         }
         let v = if a.values_in_keys() {
             Table {
@@ -128,12 +113,65 @@ pub(super) unsafe fn chunk<V: Vector, E: Element>(c: &Chunk, room: &mut Room, st
     }
 }
 
-const fn decoded_len(width: usize) -> usize {
+/// Weights of a block, at [`WEIGHTS`] numbers.
+pub(super) fn weights_at(data: *mut f32) -> Weights {
+    Weights {
+        data,
+        row: 1,
+        key: BLOCK_ROWS,
+    }
+}
+
+/// The weights of a block's rows for decoded keys; the largest scores and the sums of weights to the block's state.
+///
+/// # Safety
+/// As [`super::Kernel::chunk`]; there is room for [`WEIGHTS`].
+pub(super) unsafe fn weights_of<V: Vector>(
+    c: &Chunk,
+    (block, sight): (&Block, &Sight),
+    (keys, queries): (&Table, *const f32),
+    weights: &Weights,
+    state: &mut [f32],
+) {
+    let (range, n_lanes) = (&sight.range, c.a.lanes());
+    let (most, rest) = state.split_at_mut(n_lanes);
+    // Lanes without a row, too.
+    most.fill(f32::NEG_INFINITY);
+    rest[..n_lanes].fill(0.0);
+    // SAFETY: the caller's word.
+    unsafe {
+        for first in (0..block.n).step_by(group::<V>()) {
+            scores::<V>(Scores {
+                keys,
+                queries: queries.wrapping_add(first * keys.width),
+                range,
+                out: weights.below(first),
+            });
+        }
+        weights.add_mask(c, block, sight);
+        V::run::<F32, _>(SoftMax {
+            range,
+            weights: *weights,
+            most: &mut most[..block.n],
+            sum: &mut rest[..block.n],
+        });
+    }
+}
+
+/// Numbers of decoded rows.
+pub(super) const fn decoded_len(width: usize) -> usize {
     width.div_ceil(16) * STRIPE
 }
 
 /// Decodes rows in stripes of 16 columns: `to[stripe][row][16]`.
-unsafe fn decode<V: Vector, E: Element>(from: &Table, range: &Range<usize>, to: *mut f32) -> Table {
+///
+/// # Safety
+/// They are there, and so is room for [`decoded_len`].
+pub(super) unsafe fn decode<V: Vector, E: Element>(
+    from: &Table,
+    range: &Range<usize>,
+    to: *mut f32,
+) -> Table {
     // SAFETY: the caller's word.
     unsafe { V::run::<E, _>(Decode { from, range, to }) };
     Table {
@@ -172,37 +210,26 @@ impl Work for Decode<'_> {
     }
 }
 
-/// The scores of all groups, in tiles that leave registers for operands.
-unsafe fn scores<V: Vector>(
-    keys: &Table,
-    queries: *const f32,
-    n_rows: usize,
-    range: &Range<usize>,
-    out: &Weights,
-) {
-    for first in (0..n_rows).step_by(group::<V>()) {
-        let scores = Scores {
-            keys,
-            queries: queries.wrapping_add(first * keys.width),
-            range,
-            out: out.below(first),
-        };
-        // SAFETY: the caller's word.
-        unsafe {
-            match V::REGISTERS {
-                32.. => V::run::<F32, _>(Tiles::<8>(scores)),
-                _ => V::run::<F32, _>(Tiles::<6>(scores)),
-            }
-        }
-    }
+/// `out[key][row] = key . query` for one group.
+pub(super) struct Scores<'a> {
+    pub keys: &'a Table,
+    pub queries: *const f32,
+    pub range: &'a Range<usize>,
+    pub out: Weights,
 }
 
-/// `out[key][row] = key . query` for one group.
-struct Scores<'a> {
-    keys: &'a Table,
-    queries: *const f32,
-    range: &'a Range<usize>,
-    out: Weights,
+/// The scores of a group, in tiles that leave registers for operands.
+///
+/// # Safety
+/// Keys and queries are there, `out` has room, and the machine has the instructions of `V`.
+pub(super) unsafe fn scores<V: Vector>(scores: Scores<'_>) {
+    // SAFETY: the caller's word.
+    unsafe {
+        match V::REGISTERS {
+            32.. => V::run::<F32, _>(Tiles::<8>(scores)),
+            _ => V::run::<F32, _>(Tiles::<6>(scores)),
+        }
+    }
 }
 
 /// So many keys go together. The last tile may go beyond the range.

@@ -5,7 +5,10 @@ use std::sync::OnceLock;
 
 use super::table::Table;
 use super::vector::{Bf16, Element, F16, F32, Vector, Work, exp};
-use super::{Attention, BLOCK_ROWS, Block, CHUNK, Sight, Stored, Vectors, Way, across, along};
+use super::{
+    Attention, BLOCK_ROWS, Block, CHUNK, Latents, Sight, Stored, Vectors, Way, across, along,
+    around, latents,
+};
 
 /// Attention for one kind of machine. Its functions may be called where [`Kernel::is_available`].
 #[derive(Debug)]
@@ -15,6 +18,9 @@ pub struct Kernel {
     available: fn() -> bool,
     /// The queries of a block times the scale, as [`Self::chunk`] reads them: [`queries_len`] numbers.
     pub(super) load_queries: unsafe fn(&Attention, &Block, &mut Room, *mut f32),
+    /// The matrices of a head that make keys and values of latents, as [`Self::chunk`] reads them:
+    /// [`latents::matrices_len`] numbers.
+    pub(super) load_matrices: unsafe fn(&Attention, &Latents, usize, *mut f32),
     /// What the rows of some blocks get from the keys of one chunk: a state for each block that sees any.
     pub(super) chunk: unsafe fn(&Chunk, &mut Room, &mut [f32]),
     /// Adds a block's state to that of the chunks before it.
@@ -33,6 +39,7 @@ impl Kernel {
             name,
             available,
             load_queries: load_queries::<V>,
+            load_matrices: latents::load_matrices::<V>,
             chunk: chunk::<V>,
             join: join::<V>,
             #[cfg(test)]
@@ -94,6 +101,8 @@ pub(super) struct Room {
     pub(super) keys: Buffer,
     pub(super) values: Buffer,
     pub(super) weights: Buffer,
+    /// Keys made of latents.
+    pub(super) made: Buffer,
 }
 
 /// One chunk of keys for some blocks of one head of keys.
@@ -106,9 +115,17 @@ pub(super) struct Chunk<'a> {
     pub keys: Range<usize>,
     /// Queries of all blocks, as [`Kernel::load_queries`] left them.
     pub queries: *const f32,
+    /// Matrices of the head, as [`Kernel::load_matrices`] left them, if its rows are latents.
+    pub matrices: *const f32,
 }
 
 impl Chunk<'_> {
+    /// Keys that any block sees.
+    pub(super) fn seen(&self) -> Range<usize> {
+        let ranges = self.sights.iter().map(|sight| &sight.range);
+        ranges.fold(0..0, |all, range| around(&all, range))
+    }
+
     /// The keys, or the values, as they are stored.
     pub(super) fn table(&self, x: &Vectors) -> Table {
         let bytes = self.a.stored.bytes();
@@ -166,9 +183,10 @@ unsafe fn chunk<V: Vector>(c: &Chunk, room: &mut Room, states: &mut [f32]) {
 unsafe fn chunk_of<V: Vector, E: Element>(c: &Chunk, room: &mut Room, states: &mut [f32]) {
     // SAFETY: the caller's word.
     unsafe {
-        match c.a.way {
-            Way::Across => across::chunk::<V, E>(c, room, states),
-            Way::Along => along::chunk::<V, E>(c, room, states),
+        match (&c.a.latents, c.a.way) {
+            (Some(l), _) => latents::chunk::<V, E>(c, l, room, states),
+            (None, Way::Across) => across::chunk::<V, E>(c, room, states),
+            (None, Way::Along) => along::chunk::<V, E>(c, room, states),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Every kernel against sums in f64, on ragged sizes, masks and thread counts.
 
+mod latents;
+
 use super::*;
 
 /// Sums of a few hundred products in F32 and an exponential, relative to the largest value.
@@ -247,6 +249,7 @@ impl Data {
             n_seqs: c.seqs,
             scale: 1.7 / (c.d_k as f32).sqrt(),
             way,
+            latents: None,
         }
     }
 

@@ -1,12 +1,17 @@
-//! Multi-head latent attention, absorbed: keys and values of all heads are one latent row per token.
+//! Multi-head latent attention: keys and values of all heads are one latent row per token, `c | k_pe`.
 //!
-//! `score = (k_b^T q_nope | q_pe) . (c | k_pe)`, `out_h = v_b[h] (softmax . c)`; the row `c | k_pe` is what memory holds.
+//! Absorbed: `score = (k_b^T q_nope | q_pe) . (c | k_pe)`, `out_h = v_b[h] (softmax . c)`. Of many tokens, by making keys
+//! and values: `score = (q_nope | q_pe) . (k_b c | k_pe)`, `out_h = softmax . (v_b[h] c)`.
 
 use super::decoder::Mixer;
 use crate::ggml::{DType, GraphError, Rope, Tensor, quantize};
 use crate::memory::{MemorySpec, Reader, RowSpec};
 use crate::model::loader::{Loader, Part, Role, WeightId};
-use crate::model::step::{Heads, Mask, Step};
+use crate::model::step::{Heads, Mask, Span, Step};
+
+/// From this many tokens of a sequence on keys and values are made. Making them is level with what it saves at
+/// `latent (nope + value) / (2 latent - nope - value)`: 171 tokens of Ling-2.6-flash.
+const MADE_FROM: u32 = 256;
 
 /// Sizes of an MLA layer.
 #[derive(Debug, Clone)]
@@ -168,20 +173,24 @@ impl Mixer for Mla {
         };
         let q = g.reshape(q, &[nope + rope, heads, n])?;
         let q_pe = g.rope(g.columns(q, nope, rope)?, s.positions(), None, &p.rope)?;
-        let q_latent = self.per_head(s, self.k_b, g.columns(q, 0, nope)?)?;
-        let q = g.concat(q_latent, g.permute(q_pe, [0, 2, 1, 3])?, 0)?;
+        let q_nope = g.columns(q, 0, nope)?;
 
-        let head = |width| Heads {
-            rows: &self.rows,
-            n: 1,
-            width,
-        };
-        let kv_lora = i64::from(p.kv_lora);
-        let latent = s.attend(q, head(kv_lora + rope), head(kv_lora), p.scale, mask)?;
-        // A head's tokens side by side: ggml's products of F32 round otherwise where they are not.
-        let latent = g.dense(latent)?;
-        let out = self.per_head(s, self.v_b, g.permute(latent, [0, 2, 1, 3])?)?;
-        let out = g.dense(g.permute(out, [0, 2, 1, 3])?)?;
+        let makes_keys = s.makes_keys(&self.rows, (self.k_b, self.v_b))?;
+        let mut out: Option<Tensor<'g>> = None;
+        for span in s.spans(|n_tokens| makes_keys && n_tokens >= MADE_FROM) {
+            let q = (s.of_span(q_nope, &span)?, s.of_span(q_pe, &span)?);
+            let part = match span.long {
+                true => self.made(s, &span, q, mask)?,
+                false => self.absorbed(s, &span, q, mask)?,
+            };
+            out = Some(match out {
+                None => part,
+                Some(before) => g.concat(before, part, 2)?,
+            });
+        }
+        let out = out.ok_or(GraphError::Alloc {
+            what: "attention over no tokens",
+        })?;
         s.linear(self.out, g.reshape(out, &[i64::from(p.v_dim) * heads, n])?)
     }
 
@@ -204,6 +213,51 @@ impl Mixer for Mla {
 }
 
 impl Mla {
+    /// A row of memory: the latent and what comes after it.
+    fn row(&self) -> Heads<'_> {
+        Heads {
+            rows: &self.rows,
+            n: 1,
+            width: i64::from(self.params.kv_lora) + i64::from(self.params.rope_dim),
+        }
+    }
+
+    /// Attention of the span's queries by keys and values of each head: `{v_dim, heads, tokens}`.
+    fn made<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        span: &Span,
+        (q_nope, q_pe): (Tensor<'g>, Tensor<'g>),
+        mask: Mask,
+    ) -> Result<Tensor<'g>, GraphError> {
+        let g = s.g();
+        let q = g.permute(g.concat(q_nope, q_pe, 0)?, [0, 2, 1, 3])?;
+        let matrices = (self.k_b, self.v_b);
+        s.attend_latents(span, q, self.row(), matrices, self.params.scale, mask)
+    }
+
+    /// The same by queries for latents.
+    fn absorbed<'g>(
+        &self,
+        s: &Step<'g, '_>,
+        span: &Span,
+        (q_nope, q_pe): (Tensor<'g>, Tensor<'g>),
+        mask: Mask,
+    ) -> Result<Tensor<'g>, GraphError> {
+        let g = s.g();
+        let q_latent = self.per_head(s, self.k_b, q_nope)?;
+        let q = g.concat(q_latent, g.permute(q_pe, [0, 2, 1, 3])?, 0)?;
+        let values = Heads {
+            width: i64::from(self.params.kv_lora),
+            ..self.row()
+        };
+        let latent = s.attend_span(span, q, (self.row(), values), self.params.scale, mask)?;
+        // A head's tokens side by side: ggml's products of F32 round otherwise where they are not.
+        let latent = g.dense(latent)?;
+        let out = self.per_head(s, self.v_b, g.permute(latent, [0, 2, 1, 3])?)?;
+        g.dense(g.permute(out, [0, 2, 1, 3])?)
+    }
+
     /// Each head's matrix times its part of `x`, whose axes are (width, head, token); gives (width, token, head).
     fn per_head<'g>(
         &self,
