@@ -214,6 +214,91 @@ fn every_shape_equals_the_plain_network() {
     }
 }
 
+/// Keys and values are made of latents for a prompt of some hundreds of tokens. The rest of it, and a token of another
+/// sequence in the same step, absorb the matrices into queries.
+#[test]
+fn long_prompts_equal_the_plain_network() {
+    const LENGTH: usize = 280;
+    /// Activations meet F16 matrices in F16: logits were off by 0.002.
+    const F16_TOLERANCE: f64 = 1e-2;
+    let tokens: Vec<u32> = (0..LENGTH as u32).map(|i| 32 + i * i % 91).collect();
+    let base = TinyLing {
+        n_layer: 2,
+        ..TinyLing::BASE
+    };
+    let shapes = [
+        (base.clone(), true, F32_TOLERANCE),
+        (
+            TinyLing {
+                name: "F16 matrices",
+                fused_kv_b: true,
+                weight_type: GgmlType::F16,
+                ..base.clone()
+            },
+            true,
+            F16_TOLERANCE,
+        ),
+        (
+            TinyLing {
+                name: "widths that are not made",
+                nope: 24,
+                ..base
+            },
+            false,
+            F32_TOLERANCE,
+        ),
+    ];
+    for (hp, can, tolerance) in shapes {
+        let weights = rounded(&hp, &hp.weights()).expect("encodes");
+        let expected = plain_ling::forward(&hp, &weights, &tokens);
+        let model = load(&hp, &weights);
+        let (own, mtp) = (oxling::ggml::attends(DType::F32), hp.mtp);
+        for (cuts, own_kernels) in [
+            (&[0, LENGTH][..], true),
+            (&[0, 270, LENGTH], true),
+            (&[0, 10, 270, LENGTH], true),
+            (&[0, LENGTH], false),
+        ] {
+            let config = EngineConfig {
+                n_ctx: 512,
+                n_seq: 2,
+                n_threads: 1,
+                n_threads_batch: 1,
+                row_type: DType::F32,
+                own_kernels,
+                mtp,
+                ..EngineConfig::default()
+            };
+            let mut engine = Engine::new(&model, config).expect("engine");
+            engine.set_profiling(true);
+            let what = format!("{}, {cuts:?}, own kernels: {own_kernels}", hp.name);
+            for (i, cut) in cuts.windows(2).enumerate() {
+                let works = [(0, cut[0]..cut[1]), (1, i..i + 1)].map(|(seq, part)| Work {
+                    seq: SeqId(seq),
+                    tokens: &tokens[part.clone()],
+                    outputs: (0..part.len() as u32).collect(),
+                });
+                let step = engine.step(&works, mtp).expect("step");
+                for (w, start) in [(0, cut[0]), (1, i)] {
+                    for t in 0..works[w].tokens.len() {
+                        let trunk = step.logits(w, t as u32).expect("row");
+                        let off = worst(trunk, &expected.trunk[start + t]);
+                        let token = start + t;
+                        assert!(off < tolerance, "{what}: {w}, {token} is off by {off}");
+                        if let (Some(mtp), 1..) = (step.mtp_logits(w, t as u32), start + t) {
+                            let off = worst(mtp, &expected.mtp[start + t - 1]);
+                            assert!(off < tolerance, "{what}: MTP {w}, {token}, {off}");
+                        }
+                    }
+                }
+            }
+            let ops = engine.take_profile().entries;
+            let made = ops.iter().any(|op| op.op == "ATTENTION_LATENTS");
+            assert_eq!(made, can && own && own_kernels, "{what}");
+        }
+    }
+}
+
 /// Every expert is used, so that rounding cannot change which.
 #[test]
 fn every_type_of_weight_loads_and_computes() {

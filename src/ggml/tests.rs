@@ -1,5 +1,7 @@
 //! The safe layer against ggml itself: results, and refusals where ggml would have aborted.
 
+use std::sync::Arc;
+
 use super::*;
 
 /// The CPU's dot products in F32 differ from a plain sum by rounding only.
@@ -368,7 +370,7 @@ fn every_quantised_type_round_trips_within_its_error() {
 
 /// Rows of attention memory in a store of their own, `{width, heads, rows}`. The numbers are exact in all
 /// types but those of blocks.
-fn stored_rows(ty: DType, width: u64, heads: u64, rows: u64) -> (std::sync::Arc<Store>, TensorId) {
+fn stored_rows(ty: DType, width: u64, heads: u64, rows: u64) -> (Arc<Store>, TensorId) {
     let mut builder = StoreBuilder::new(1, true).expect("room");
     let place = Placement::Alloc(Device::cpu().expect("CPU").buffer_type());
     let id = builder
@@ -481,4 +483,51 @@ fn own_attention_refuses_what_it_cannot_read() {
         g.attend(q, k, k, mask, 1.0, crate::kernels::Rounding::Fast)?;
         Ok(())
     });
+}
+
+/// Keys and values of two heads, 16 wide, from latents of 32 in rows of 48.
+#[test]
+fn attention_over_latents_refuses_what_does_not_agree() {
+    let (rows, rows_id) = stored_rows(DType::F16, 48, 1, 64);
+    let (odd, odd_id) = stored_rows(DType::F16, 40, 1, 64);
+    let mut builder = StoreBuilder::new(4, true).expect("room");
+    let mut matrix = |name: &str, shape: &[u64]| {
+        let place = Placement::Alloc(Device::cpu().expect("CPU").buffer_type());
+        builder
+            .tensor(name, DType::F16, shape, place)
+            .expect("fits")
+    };
+    let (k, v) = (matrix("k", &[16, 32, 2]), matrix("v", &[32, 16, 2]));
+    let (narrow, three) = (matrix("narrow", &[8, 32, 2]), matrix("three", &[32, 16, 3]));
+    let store = builder.build().expect("memory");
+    let build = |q: [u64; 4], rows: (&Arc<Store>, TensorId), k, v, mask: [u64; 4]| {
+        Graph::build::<(), GraphError>(64, |g| {
+            let rows = g.stored(rows.0, rows.1)?;
+            let rows = g.view(rows, &[rows.ne()[0], 64, 1, 1], &[rows.nb()[1]; 3], 0)?;
+            let matrices = (g.stored(&store, k)?, g.stored(&store, v)?);
+            let q = g.input("q", DType::F32, &q)?;
+            let mask = g.input("mask", DType::F16, &mask)?;
+            g.attend_latents(q, rows, matrices, mask, 1.0)?;
+            Ok(())
+        })
+    };
+    let (q, rows, mask) = ([32, 5, 2, 1], (&rows, rows_id), [64, 5, 1, 1]);
+    if attends(DType::F16) {
+        assert!(build(q, rows, k, v, mask).is_ok());
+    }
+    for (what, refused) in [
+        ("width of queries", build([48, 5, 2, 1], rows, k, v, mask)),
+        ("heads", build([32, 5, 3, 1], rows, k, v, mask)),
+        ("sequences", build([32, 5, 2, 2], rows, k, v, mask)),
+        ("heads of values", build(q, rows, k, three, mask)),
+        ("widths by 16", build([24, 5, 2, 1], rows, narrow, v, mask)),
+        (
+            "rows by 16",
+            build([24, 5, 2, 1], (&odd, odd_id), k, v, mask),
+        ),
+        ("keys for values", build(q, rows, v, k, mask)),
+        ("mask", build(q, rows, k, v, [64, 4, 1, 1])),
+    ] {
+        assert!(matches!(refused, Err(GraphError::Shape(_))), "{what}");
+    }
 }
