@@ -14,8 +14,9 @@ pub trait Codes {
     const SCALING: Scaling = Scaling::Blocks;
     /// What weights are too large by where they come as unsigned bytes of up to 6 bits, else with a sign.
     const BASE: Option<u8> = None;
-    /// Whether they are one digit of 4 bits.
-    const DIGIT: bool = false;
+    /// How many pairs of their products, without a sign, a sum of 16 bits holds. None if they are taken apart into digits
+    /// instead, whose sums hold a whole block.
+    const FIT: usize = 0;
 
     /// The weights of blocks `2 * pair ..` of a unit, two of 32: first halves, second halves.
     ///
@@ -80,7 +81,7 @@ const NON_LINEAR: [i8; 16] = [
 impl<const L: bool> Codes for FourBit<L> {
     const UNIT_BYTES: usize = 4 * 18;
     const BASE: Option<u8> = if L { Some(8) } else { None };
-    const DIGIT: bool = L;
+    const FIT: usize = if L { 8 } else { 0 };
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]

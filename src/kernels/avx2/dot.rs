@@ -4,9 +4,11 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::codes::{Codes, fours, number};
+use super::groups::grouped;
+use super::k_quants::{FourOrFive, Six, Three, Two};
 use super::planes::{bit, bits, factors};
 use crate::kernels::few::{self, Few, Strip};
-use crate::kernels::format::with_codes;
+use crate::kernels::format::with_blocks;
 use crate::kernels::levels::Levels;
 use crate::kernels::{Format, RECORD_WEIGHTS, Record, Rows, Scaling};
 
@@ -29,8 +31,19 @@ impl Few for Narrow {
         strip: &Strip<R>,
         columns: &[*const Record; C],
     ) -> [[f32; R]; C] {
-        // SAFETY: the caller's word.
-        unsafe { with_codes!(avx2, format, F => coded::<F, R, C>(strip, columns), [[0.0; R]; C]) }
+        // SAFETY: the caller's word; K-quants have two records to a block.
+        unsafe {
+            match format {
+                Format::Q2K => grouped::<Two, R, C>(strip, columns),
+                Format::Q3K => grouped::<Three, R, C>(strip, columns),
+                Format::Q6K => grouped::<Six, R, C>(strip, columns),
+                Format::Q4K => coded::<FourOrFive<false>, R, C>(strip, columns),
+                Format::Q5K => coded::<FourOrFive<true>, R, C>(strip, columns),
+                _ => {
+                    with_blocks!(avx2, format, F => coded::<F, R, C>(strip, columns), [[0.0; R]; C])
+                }
+            }
+        }
     }
 
     unsafe fn planes<const R: usize, const C: usize>(
@@ -46,7 +59,7 @@ impl Few for Narrow {
 /// 32 bytes of a record.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load<T, const N: usize>(numbers: &[T; N], at: usize) -> __m256i {
+pub fn load<T, const N: usize>(numbers: &[T; N], at: usize) -> __m256i {
     assert!(at + 32 <= size_of::<[T; N]>());
     // SAFETY: they are inside the numbers.
     unsafe { _mm256_loadu_si256(numbers.as_ptr().cast::<u8>().add(at).cast()) }
@@ -66,12 +79,6 @@ fn add<F: Codes>(
     let spread = _mm256_add_epi32(spread, _mm256_set1_epi32(2 * pair as i32));
     let by_block = _mm256_permutevar8x32_ps(scales, spread);
     let (x_low, x_high) = (load(&x.q, 32 * pair), load(&x.q, 64 + 32 * pair));
-    if F::SCALING == Scaling::Halves {
-        let spread = _mm256_add_epi32(spread, _mm256_set1_epi32(4));
-        let by_second = _mm256_permutevar8x32_ps(scales, spread);
-        let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(fours(low, x_low)), by_block, sum);
-        return _mm256_fmadd_ps(_mm256_cvtepi32_ps(fours(high, x_high)), by_second, sum);
-    }
     let sums = if let Some(base) = F::BASE {
         let low = _mm256_maddubs_epi16(low, x_low);
         let pairs = _mm256_add_epi16(low, _mm256_maddubs_epi16(high, x_high));
@@ -114,53 +121,51 @@ unsafe fn coded<F: Codes, const R: usize, const C: usize>(
     // A copy: what is behind a pointer is read again after every prefetch.
     let strip = *strip;
     let mut sums = [[_mm256_setzero_ps(); C]; R];
-    for k in 0..strip.n_records {
-        // SAFETY: the caller's word: record `k` of every row and column is there.
-        let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
-        strip.ask(k, F::UNIT_BYTES / F::RECORDS);
-        let (unit, i) = (k / F::RECORDS, k % F::RECORDS);
-        let mut halves = [[0.0; 8]; C];
-        if F::SCALING == Scaling::HalfMinimums {
-            for (halves, x) in halves.iter_mut().zip(x) {
-                *halves = x.half_totals();
-            }
-        }
-        for (row, sums) in strip.rows.iter().zip(&mut sums) {
-            let row = row.wrapping_add(unit * F::UNIT_BYTES);
-            // SAFETY: as above.
-            let by_row = unsafe { F::scales(row, i) };
-            let mut by = [by_row; C];
-            for c in 0..C {
-                by[c] = _mm256_mul_ps(by_row, scales(x[c], F::SCALING));
-                if F::SCALING == Scaling::Minimums {
-                    let minimums = _mm256_blend_ps::<0xf0>(_mm256_setzero_ps(), by[c]);
-                    sums[c] = _mm256_add_ps(sums[c], minimums);
-                }
-            }
-            if F::SCALING == Scaling::HalfMinimums {
-                // SAFETY: as above.
-                let minimums = unsafe { F::half_minimums(row, i) };
-                for c in 0..C {
-                    let totals = load(&halves[c], 0);
-                    sums[c] = _mm256_fmadd_ps(minimums, _mm256_castsi256_ps(totals), sums[c]);
-                }
-            }
-            for pair in 0..2 {
-                // SAFETY: as above.
-                let weights = unsafe { F::pair(row, 2 * i + pair) };
-                for c in 0..C {
-                    sums[c] = add::<F>(sums[c], weights, x[c], pair, by[c]);
-                }
+    for unit in 0..strip.n_records / F::RECORDS {
+        // SAFETY: the caller's word: all records of every row and column are there.
+        unsafe {
+            record::<F, 0, R, C>(&strip, unit, columns, &mut sums);
+            if F::RECORDS == 2 {
+                record::<F, 1, R, C>(&strip, unit, columns, &mut sums);
             }
         }
     }
-    let mut out = [[0.0; R]; C];
-    for r in 0..R {
+    std::array::from_fn(|c| std::array::from_fn(|r| sum(sums[r][c])))
+}
+
+/// Record `I` of a unit: where it lies in one decides shifts and masks, which so are constants.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn record<F: Codes, const I: usize, const R: usize, const C: usize>(
+    strip: &Strip<R>,
+    unit: usize,
+    columns: &[*const Record; C],
+    sums: &mut [[__m256; C]; R],
+) {
+    let k = unit * F::RECORDS + I;
+    // SAFETY: the caller's word: record `k` of every row and column is there.
+    let x: [&Record; C] = std::array::from_fn(|c| unsafe { &*columns[c].add(k) });
+    strip.ask(k, F::UNIT_BYTES / F::RECORDS);
+    for (row, sums) in strip.rows.iter().zip(sums) {
+        let row = row.wrapping_add(unit * F::UNIT_BYTES);
+        // SAFETY: as above.
+        let by_row = unsafe { F::scales(row, I) };
+        let mut by = [by_row; C];
         for c in 0..C {
-            out[c][r] = sum(sums[r][c]);
+            by[c] = _mm256_mul_ps(by_row, scales(x[c], F::SCALING));
+            if F::SCALING == Scaling::Minimums {
+                let minimums = _mm256_blend_ps::<0xf0>(_mm256_setzero_ps(), by[c]);
+                sums[c] = _mm256_add_ps(sums[c], minimums);
+            }
+        }
+        for pair in 0..2 {
+            // SAFETY: as above.
+            let weights = unsafe { F::pair(row, 2 * I + pair) };
+            for c in 0..C {
+                sums[c] = add::<F>(sums[c], weights, x[c], pair, by[c]);
+            }
         }
     }
-    out
 }
 
 /// Sums of the activations that meet set bits, in pairs: those of the first plane in the lower half.
@@ -236,7 +241,7 @@ unsafe fn planes<const R: usize, const C: usize>(
 /// The sum of eight numbers.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum(x: __m256) -> f32 {
+pub fn sum(x: __m256) -> f32 {
     let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
     let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))

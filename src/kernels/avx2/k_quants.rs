@@ -14,6 +14,8 @@ impl Codes for Two {
     const RECORDS: usize = 2;
     const SCALING: Scaling = Scaling::HalfMinimums;
     const BASE: Option<u8> = Some(0);
+    // Products with scales: up to 45.
+    const FIT: usize = 2;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -130,17 +132,19 @@ impl<const FIVE: bool> Codes for FourOrFive<FIVE> {
     const RECORDS: usize = 2;
     const SCALING: Scaling = Scaling::Minimums;
     const BASE: Option<u8> = Some(0);
-    const DIGIT: bool = !FIVE;
+    const FIT: usize = if FIVE { 4 } else { 8 };
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn pair(p: *const u8, pair: usize) -> (__m256i, __m256i) {
         // 32 bytes hold two blocks, in lower and upper bits.
         let shift = _mm256_setr_epi64x(0, 0, 4, 4);
-        let bits = _mm256_set_m128i(
-            _mm_set1_epi8((2u8 << (2 * pair)).cast_signed()),
-            _mm_set1_epi8((1u8 << (2 * pair)).cast_signed()),
+        // Bits `2 * pair` and the next one become the fifth.
+        let up = _mm256_sub_epi64(
+            _mm256_setr_epi64x(4, 4, 3, 3),
+            _mm256_set1_epi64x(2 * pair as i64),
         );
+        let down = _mm256_sub_epi64(_mm256_setzero_si256(), up);
         let half = |at: usize| {
             // SAFETY: the caller's word: four times 32 bytes of codes, after those of fifth bits.
             let (codes, fifth) = unsafe {
@@ -156,8 +160,12 @@ impl<const FIVE: bool> Codes for FourOrFive<FIVE> {
             if !FIVE {
                 return low;
             }
-            let set = _mm256_cmpeq_epi8(_mm256_and_si256(fifth, bits), bits);
-            _mm256_or_si256(low, _mm256_and_si256(set, _mm256_set1_epi8(16)))
+            let fifth = if pair < 2 {
+                _mm256_sllv_epi64(fifth, up)
+            } else {
+                _mm256_srlv_epi64(fifth, down)
+            };
+            _mm256_or_si256(low, _mm256_and_si256(fifth, _mm256_set1_epi8(16)))
         };
         (half(0), half(16))
     }
@@ -182,6 +190,8 @@ impl Codes for Six {
     const UNIT_BYTES: usize = six::BYTES;
     const RECORDS: usize = 2;
     const SCALING: Scaling = Scaling::Halves;
+    const BASE: Option<u8> = Some(32);
+    const FIT: usize = 2;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -204,8 +214,7 @@ impl Codes for Six {
             };
             let lower = _mm256_and_si256(_mm256_srl_epi64(lower, turn), _mm256_set1_epi8(15));
             let upper = _mm256_and_si256(_mm256_srlv_epi64(upper, shift), _mm256_set1_epi8(3));
-            let both = _mm256_or_si256(lower, _mm256_slli_epi64::<4>(upper));
-            _mm256_sub_epi8(both, _mm256_set1_epi8(32))
+            _mm256_or_si256(lower, _mm256_slli_epi64::<4>(upper))
         };
         (half(0), half(16))
     }

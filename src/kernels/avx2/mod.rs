@@ -2,11 +2,12 @@
 //!
 //! Where there is no 8-bit dot product, `vpmaddubsw` multiplies unsigned with signed bytes and adds pairs in 16 bits, where it saturates. So the weight gives its
 //! size and the activation its sign: two products of at most 128 * 127 fit. Weights in digits of 4 bits, or of one, are
-//! unsigned anyway, and all the pairs of a block fit.
+//! unsigned anyway, and all the pairs of a block fit; of those of 5 and 6 bits four and two steps do.
 
 mod attention;
 mod codes;
 mod dot;
+mod groups;
 mod k_quants;
 mod panel;
 mod planes;
@@ -24,7 +25,15 @@ use super::isa::Isa;
 pub static PLAIN: Isa = Isa {
     name: "AVX2 with FMA and F16C",
     available: has_avx2,
-    formats: &[Format::Iq4Nl, Format::Q4_0, Format::Q8_0, Format::Planes],
+    // Not Q2_K, Q3_K and Q6_K: fewer tokens than fill a tile are slower than ggml's.
+    formats: &[
+        Format::Iq4Nl,
+        Format::Q4_0,
+        Format::Q8_0,
+        Format::Planes,
+        Format::Q4K,
+        Format::Q5K,
+    ],
     some_dozens: &[],
     order: Order::ByBit,
     panel_rows: tile::PANEL_ROWS,

@@ -49,7 +49,7 @@ struct Part {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn blocks<F: Codes, const WHOLE: bool>(panel: &mut Panel, part: &Part, ahead: &mut Ahead) {
     let n_records = panel.n_records;
-    let one = WHOLE || F::DIGIT;
+    let one = WHOLE || F::FIT > 0;
     panel.digits = Digits {
         base: F::BASE.unwrap_or(128),
         first: if one { 1 } else { 16 },
@@ -101,7 +101,7 @@ unsafe fn record<F: Codes, const WHOLE: bool>(
             for (step, weights) in (first..).zip(transpose(&weights)) {
                 // SAFETY: the caller's word.
                 unsafe {
-                    if WHOLE || F::DIGIT {
+                    if WHOLE || F::FIT > 0 {
                         codes[k][step][half] = F::unsigned(weights);
                     } else {
                         codes[2 * k + half][step] = F::digits(weights);

@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::kernels::panel::{Digits, PANEL_RECORDS, Panel, SCALES, STEPS, step};
-use crate::kernels::{Record, Scaling};
+use crate::kernels::{Format, Record};
 
 /// Rows of a panel: two registers.
 pub const PANEL_ROWS: usize = 16;
@@ -37,21 +37,24 @@ pub unsafe fn tile(panel: &Panel, columns: &[*const Record], sums: &mut [f32]) {
 unsafe fn by_format<const C: usize>(panel: &Panel, columns: [*const Record; C], sums: &mut [f32]) {
     // SAFETY: the caller's word.
     unsafe {
-        match (panel.format.scaling(), panel.digits.second) {
-            (Scaling::Whole, _) => multiply::<C, 1, 2, 0>(panel, &columns, sums),
-            (Scaling::Blocks, 0) => multiply::<C, 4, 1, 0>(panel, &columns, sums),
-            (Scaling::Blocks, _) => multiply::<C, 4, 2, 0>(panel, &columns, sums),
-            (Scaling::Minimums, 0) => multiply::<C, 4, 1, 1>(panel, &columns, sums),
-            (Scaling::Minimums, _) => multiply::<C, 4, 2, 1>(panel, &columns, sums),
-            (Scaling::Halves, _) => multiply::<C, 8, 2, 0>(panel, &columns, sums),
-            (Scaling::HalfMinimums, _) => multiply::<C, 4, 2, 2>(panel, &columns, sums),
+        match panel.format {
+            Format::Planes => multiply::<C, 1, 0, 0>(panel, &columns, sums),
+            Format::Q4_0 => multiply::<C, 4, 8, 0>(panel, &columns, sums),
+            Format::Iq4Nl | Format::Q8_0 | Format::Q3K => {
+                multiply::<C, 4, 0, 0>(panel, &columns, sums)
+            }
+            Format::Q4K => multiply::<C, 4, 8, 1>(panel, &columns, sums),
+            Format::Q5K => multiply::<C, 4, 4, 1>(panel, &columns, sums),
+            Format::Q6K => multiply::<C, 8, 2, 0>(panel, &columns, sums),
+            Format::Q2K => multiply::<C, 4, 2, 2>(panel, &columns, sums),
         }
     }
 }
 
-/// `G` groups of weights with a scale of their own make a record, with `M` minimums each; weights have `D` digits.
+/// `G` groups of weights with a scale of their own make a record, with `M` minimums each. `FIT` steps of products fit a sum of
+/// 16 bits ([`super::codes::Codes::FIT`]); 0 if weights have two digits.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply<const C: usize, const G: usize, const D: usize, const M: usize>(
+unsafe fn multiply<const C: usize, const G: usize, const FIT: usize, const M: usize>(
     panel: &Panel,
     columns: &[*const Record; C],
     sums: &mut [f32],
@@ -85,13 +88,22 @@ unsafe fn multiply<const C: usize, const G: usize, const D: usize, const M: usiz
                 subtract::<C>(&mut sums[..], &scales[k][4 + M * g + m], totals);
             }
             let scales = &scales[k][g];
-            if D == 1 {
+            if FIT >= STEPS / G {
                 let digits = digits::<C, G>(&codes[k], g, &x);
                 for c in 0..C {
                     for half in 0..2 {
                         let all = _mm256_madd_epi16(digits[c][half], first);
                         let all = _mm256_add_epi32(all, without[c]);
                         add(&mut sums[c][half], all, scales[half], x[c].scales[g % 4]);
+                    }
+                }
+                continue;
+            }
+            if FIT > 0 {
+                for half in 0..2 {
+                    let all = in_parts::<C, G, FIT>(&codes[k], half, g, &x, without);
+                    for c in 0..C {
+                        add(&mut sums[c][half], all[c], scales[half], x[c].scales[g % 4]);
                     }
                 }
                 continue;
@@ -155,11 +167,40 @@ fn digits<const C: usize, const G: usize>(
     sums
 }
 
+/// `sums` and a group's products with half of the rows, of which `FIT` steps, 2 or 4, fit sums of 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn in_parts<const C: usize, const G: usize, const FIT: usize>(
+    codes: &[[__m256i; 2]; STEPS],
+    half: usize,
+    g: usize,
+    x: &[&Record; C],
+    mut sums: [__m256i; C],
+) -> [__m256i; C] {
+    let product = |step: usize, x: &Record| {
+        // SAFETY: a record has 32 times four numbers.
+        let x = _mm256_set1_epi32(unsafe { x.q.as_ptr().cast::<i32>().add(step).read() });
+        _mm256_maddubs_epi16(codes[step][half], x)
+    };
+    for first in (0..STEPS / G).step_by(FIT).map(|i| step::<G>(g, i)) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            let mut pairs = _mm256_add_epi16(product(first, x), product(first + 1, x));
+            if FIT == 4 {
+                let more = _mm256_add_epi16(product(first + 2, x), product(first + 3, x));
+                pairs = _mm256_add_epi16(pairs, more);
+            }
+            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            *sum = _mm256_add_epi32(*sum, fours);
+        }
+    }
+    sums
+}
+
 /// Has a sum added up step by step: as a tree of all steps, as the compiler would have it, a tile does not fit the
 /// registers.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn pin(sum: &mut __m256i) {
+pub fn pin(sum: &mut __m256i) {
     // SAFETY: there is no instruction.
     unsafe {
         asm!(
