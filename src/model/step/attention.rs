@@ -155,7 +155,7 @@ impl<'g> Step<'g, '_> {
     }
 
     /// Attention of a span's tokens over rows of latents, from which keys and values of every head are made: see
-    /// [`Builder::attend_latents`]. `q` has axes (width, token, head). Gives `{value, heads, tokens}`.
+    /// [`crate::ggml::Builder::attend_latents`]. `q` has axes (width, token, head). Gives `{value, heads, tokens}`.
     pub fn attend_latents(
         &self,
         span: &Span,
